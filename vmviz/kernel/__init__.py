@@ -1,0 +1,38 @@
+"""Ring 0: a small Linux memory manager as a pure library (stdlib, attrs, numpy).
+
+Its files mirror Linux's own tree: whoever knows mm/memory.c finds `vmviz.kernel.mm.memory` without asking.
+"""
+
+from .errors import (
+    CallerBugError,
+    CheckResult,
+    KernelError,
+    LegalRange,
+    Refusal,
+    SignalRaised,
+    UnknownContentsError,
+    UnsupportedError,
+    VmvizError,
+)
+from .machine import Config, Machine, Task
+from .mm.memory.zap import ZapResult
+from .mm.vma import Vma
+from .syscalls import VmaNotFound
+
+__all__ = [
+    "CallerBugError",
+    "CheckResult",
+    "Config",
+    "KernelError",
+    "LegalRange",
+    "Machine",
+    "Refusal",
+    "SignalRaised",
+    "Task",
+    "UnknownContentsError",
+    "UnsupportedError",
+    "Vma",
+    "VmaNotFound",
+    "VmvizError",
+    "ZapResult",
+]

@@ -1,0 +1,140 @@
+"""The machine: RAM, CPUs, devices, tasks, and the journal over all of it.
+
+>>> from vmviz.kernel import Machine
+>>> m = Machine(ram=64 << 20)
+>>> fb = m.mmap(0, 8 << 20, "rw", "shared", m.open("/dev/fb0"))
+>>> m.zap_vma_ptes(m.vma(fb), fb + (1 << 20), 2 << 20).ptes_cleared
+512
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from .arch import get_mode
+from .arch.tlb import Tlb
+from .drivers import add_default_devices
+from .drivers.special import add_special_mappings
+from .errors import VmvizError
+from .exec import setup_mm
+from .mm.frames import Frames
+from .mm.memory.zap import CONTRACTS
+from .mm.mm_types import Mm, System
+from .mm.page_alloc import Zone
+from .mm.pgtable import TableArena
+from .syscalls import Syscalls
+from .trace.journal import Journal, Position
+from .trace.store import Keyed, Store
+
+KERNELS = ("6.1",)
+DEFAULT_RAM = 1 << 30
+
+
+@attrs.frozen
+class Task:
+    """A process: its pid, name (comm), the id of its mm, and how it ended ("" while it lives)."""
+
+    pid: int
+    comm: str
+    mm: int
+    exit: str = ""
+
+
+@attrs.frozen
+class Config:
+    """What a machine is made of: RAM in bytes, the paging mode, the dials, whether [vvar] and [vdso] are mapped."""
+
+    ram: int = DEFAULT_RAM
+    mode: str = "x86-64-4l"
+    kernel: str = "6.1"
+    zap_contract: str = "int"
+    vdso: bool = True
+    cpus: int = 1
+    comm: str = "init"
+
+    def validate(self) -> None:
+        """Raise `VmvizError` naming the first value that makes no machine."""
+        if not 1 << 20 <= self.ram <= 1 << 40 or self.ram & 4095:
+            raise VmvizError(f"mem={self.ram:#x}: RAM is 1M to 1T, in whole pages")
+        if self.kernel not in KERNELS:
+            raise VmvizError(f"kernel {self.kernel!r} is not known; known: {', '.join(KERNELS)}")
+        if self.zap_contract not in CONTRACTS:
+            raise VmvizError(f"zap_contract {self.zap_contract!r} is not known; known: {', '.join(CONTRACTS)}")
+        if get_mode(self.mode).name not in ("x86-64-4l", "x86-64-5l"):
+            raise VmvizError(f"paging mode {self.mode!r} can be looked at, but machines are x86-64 only so far")
+
+
+class Machine(Syscalls):
+    """A simulated machine with one process, ready to run statements.
+
+    All changes go through ``journal``; `digest` is the same whenever the stores hold the same.
+    """
+
+    def __init__(self, config: Config | None = None, **changes: Any) -> None:
+        self.config = attrs.evolve(config or Config(), **changes)
+        self.config.validate()
+        self.journal = Journal()
+        self._build(self.config.ram >> 12)
+        self._finish_boot()
+
+    def _build(self, nr_frames: int, zones: tuple[Zone, ...] | None = None, initial: int = 0) -> None:
+        c, j = self.config, self.journal
+        mode = get_mode(c.mode)
+        self.frames = Frames(nr_frames, j, zones=zones, initial=initial)
+        self.arena = TableArena(mode, self.frames, j)
+        tlbs = [Tlb(cpu, j) for cpu in range(c.cpus)]
+        self.sys = System(j, mode, self.frames, self.arena, tlbs, c.kernel, c.zap_contract)
+        self.tasks = Keyed("tasks")
+        self.fds = Keyed("fds")
+        s = self.sys
+        for store in (
+            s.files, s.inodes, s.page_cache, s.disk, s.ids, s.commit, s.driver_pages, self.tasks, self.fds,
+        ):  # fmt: skip
+            j.register(store)
+        self.mms: dict[int, Mm] = {}
+        add_default_devices(s)
+        add_special_mappings(s)
+        self.pid = self._new_task(c.comm)
+
+    def _new_task(self, comm: str) -> int:
+        mm = Mm(self.sys, self.sys.new_id("mm"))
+        self.mms[mm.id] = mm
+        pid = self.sys.new_id("pid")
+        self.journal.write(self.tasks, pid, Task(pid, comm, mm.id))
+        return pid
+
+    def _finish_boot(self) -> None:
+        setup_mm(self.mm, vdso=self.config.vdso)
+        self.seal()
+
+    def seal(self) -> None:
+        """What happened up to now is the base: it cannot be taken back."""
+        self.journal.records.clear()
+
+    # -- looking
+
+    @property
+    def task(self) -> Task:
+        """The process that runs."""
+        task: Task = self.tasks.get(self.pid)
+        return task
+
+    @property
+    def mm(self) -> Mm:
+        """The address space of the process that runs."""
+        return self.mms[self.task.mm]
+
+    @property
+    def position(self) -> Position:
+        """Where the stores stand in the journal."""
+        return self.journal.position
+
+    def digest(self) -> str:
+        """SHA-256 over the canonical content of all stores."""
+        return self.journal.digest()
+
+    def stores(self) -> dict[str, Store]:
+        """All stores by name."""
+        return self.journal.stores

@@ -1,0 +1,293 @@
+"""Physical frames as columns: what struct page keeps (models include/linux/mm_types.h), and what is in the pages.
+
+RAM is frames 0 to ``nr_frames``.  Device memory lies elsewhere and has no struct page: a `DeviceRegion` keeps for each
+of its frames how many entries point to it.  The kernel has no such number for raw PFNs; it is kept here for the screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from ..trace.journal import Journal
+from ..trace.store import Column
+from .page_alloc import FREE, RESERVED, STATE_NAMES, ZERO, FrameStates, OutOfMemory, Zone
+
+PG_ANON, PG_EXCLUSIVE, PG_LRU, PG_SWAPBACKED = 1, 2, 4, 8
+PG_UPTODATE, PG_DIRTY, PG_REFERENCED, PG_ACTIVE = 16, 32, 64, 128
+PG_RESERVED, PG_PGTABLE, PG_ZERO, PG_HIDDEN = 256, 512, 1024, 2048
+PG_NAMES = {
+    PG_ANON: "anon",
+    PG_EXCLUSIVE: "exclusive",
+    PG_LRU: "lru",
+    PG_SWAPBACKED: "swapbacked",
+    PG_UPTODATE: "uptodate",
+    PG_DIRTY: "dirty",
+    PG_REFERENCED: "referenced",
+    PG_ACTIVE: "active",
+    PG_RESERVED: "reserved",
+    PG_PGTABLE: "pgtable",
+    PG_ZERO: "zero",
+    PG_HIDDEN: "hidden",
+}
+ZERO_PFN = 1
+"""The shared zero page: here the second frame of RAM; a real kernel keeps it in its image."""
+
+MAX_CONTENTS = 65_536
+"""How many different page contents are kept; a page beyond them reads as zeros, and says so."""
+
+
+@attrs.frozen
+class Page:
+    """One frame as struct page tells it: a value at the edge of the API."""
+
+    pfn: int
+    state: str
+    refcount: int
+    mapcount: int
+    flags: tuple[str, ...]
+    mapping: int
+    index: int
+
+
+class Contents:
+    """Page contents by number, each kept once; 0 is a page of zeros.  Values never change, so undo needs nothing here.
+
+    Trailing zeros are not kept.  The store is bounded: see `MAX_CONTENTS`.
+
+    >>> c = Contents(); n = c.written(0, 2, b"hi"); c.read(n, 0, 6)
+    b'\\x00\\x00hi\\x00\\x00'
+    >>> c.written(n, 2, bytes(2))
+    0
+    """
+
+    def __init__(self) -> None:
+        self._by_number: list[bytes] = [b""]
+        self._number: dict[bytes, int] = {b"": 0}
+        self.dropped = 0
+
+    def read(self, number: int, offset: int, length: int) -> bytes:
+        """``length`` bytes at ``offset`` of page content ``number``."""
+        return self._by_number[number][offset : offset + length].ljust(length, b"\0")
+
+    def written(self, number: int, offset: int, data: bytes) -> int:
+        """The number of the content that ``number`` becomes when ``data`` is written at ``offset``."""
+        page = bytearray(self._by_number[number].ljust(offset + len(data), b"\0"))
+        page[offset : offset + len(data)] = data
+        return self.number(bytes(page))
+
+    def number(self, page: bytes) -> int:
+        """The number of a whole content."""
+        page = page.rstrip(b"\0")
+        n = self._number.get(page)
+        if n is None:
+            if len(self._by_number) >= MAX_CONTENTS:
+                self.dropped += 1
+                return 0
+            n = len(self._by_number)
+            self._by_number.append(page)
+            self._number[page] = n
+        return n
+
+    def bytes_of(self, number: int) -> bytes:
+        """The content without its trailing zeros."""
+        return self._by_number[number]
+
+
+class ContentColumn(Column):
+    """A column of content numbers; its canonical bytes are the contents, as numbers depend on history."""
+
+    def __init__(self, name: str, length: int, contents: Contents) -> None:
+        super().__init__(name, length, np.int32)
+        self.contents = contents
+
+    def serial(self) -> bytes:
+        """The non-empty pages with their bytes."""
+        out = [
+            b"%d:%d:" % (i, len(data)) + data
+            for i in np.flatnonzero(self.array).tolist()
+            if (data := self.contents.bytes_of(self.flat[i]))
+        ]
+        return b"".join(out)
+
+
+class DeviceRegion:
+    """Physical memory of a device, frames ``start_pfn`` to ``end_pfn``, outside RAM and without struct pages."""
+
+    def __init__(self, name: str, start_pfn: int, nr_pages: int, contents: Contents, pattern: bool = False) -> None:
+        self.name = name
+        self.start_pfn = start_pfn
+        self.end_pfn = start_pfn + nr_pages
+        self.nr_pages = nr_pages
+        self.maps = Column(f"device.{name}.maps", nr_pages, np.int32)
+        self.content = ContentColumn(f"device.{name}.content", nr_pages, contents)
+        if pattern:
+            pages = [contents.number(bytes([i & 0xFF]) * 16) for i in range(min(256, nr_pages))]
+            self.content.array[:] = np.resize(np.array(pages, np.int32), nr_pages)
+
+    def __contains__(self, pfn: int) -> bool:
+        return self.start_pfn <= pfn < self.end_pfn
+
+
+class Frames:
+    """The frames of RAM in columns, the device regions beside them, and the allocator over them.
+
+    A whole struct page is one write: ``frames.put(pfn, (state, refcount, mapcount, flags, mapping, index, content))``.
+    """
+
+    name = "frames"
+
+    def __init__(
+        self, nr_frames: int, journal: Journal, *, zones: Sequence[Zone] | None = None, initial: int = FREE
+    ) -> None:
+        self.nr_frames = nr_frames
+        self.journal = journal
+        self.contents = Contents()
+        self.states = FrameStates(nr_frames, zones, initial)
+        self.refcount = Column("frame.refcount", nr_frames, np.int32)
+        self.mapcount = Column("frame.mapcount", nr_frames, np.int32)
+        self.flags = Column("frame.flags", nr_frames, np.uint32)
+        self.mapping = Column("frame.mapping", nr_frames, np.uint32)
+        self.index = Column("frame.index", nr_frames, np.uint64)
+        self.content = ContentColumn("frame.content", nr_frames, self.contents)
+        self.regions: list[DeviceRegion] = []
+        for store in (
+            self.states,
+            self.refcount,
+            self.mapcount,
+            self.flags,
+            self.mapping,
+            self.index,
+            self.content,
+        ):
+            journal.register(store)
+        self._set_reserved()
+
+    def _set_reserved(self) -> None:
+        if self.states.flat[0] == FREE:
+            self.put(0, (RESERVED, 1, 0, PG_RESERVED, 0, 0, 0))
+            self.put(ZERO_PFN, (ZERO, 1, 0, PG_ZERO | PG_RESERVED | PG_UPTODATE, 0, 0, 0))
+
+    @property
+    def zones(self) -> tuple[Zone, ...]:
+        """The zones of RAM, lowest first."""
+        return self.states.buddy.zones
+
+    def get(self, pfn: int, /) -> tuple[int, ...]:
+        """All columns of one frame, in the order of `put`."""
+        return (
+            self.states.flat[pfn],
+            self.refcount.flat[pfn],
+            self.mapcount.flat[pfn],
+            self.flags.flat[pfn],
+            self.mapping.flat[pfn],
+            self.index.flat[pfn],
+            self.content.flat[pfn],
+        )
+
+    def put(self, pfn: int, page: tuple[int, ...], /) -> None:
+        """Set all columns of one frame; only the journal calls this."""
+        (
+            state,
+            self.refcount.flat[pfn],
+            self.mapcount.flat[pfn],
+            self.flags.flat[pfn],
+            self.mapping.flat[pfn],
+            self.index.flat[pfn],
+            self.content.flat[pfn],
+        ) = page
+        self.states.put(pfn, state)
+
+    def serial(self) -> bytes:
+        """Empty: each column is a store of its own."""
+        return b""
+
+    def alloc_page(
+        self, state: int, flags: int = 0, mapping: int = 0, index: int = 0, content: int = 0, mapcount: int = 0
+    ) -> int:
+        """Allocate one frame (`__alloc_pages`, order 0) with a reference count of 1; returns its pfn.
+
+        Raises `OutOfMemory` when there is no free frame.
+        """
+        pfn = self.states.buddy.take(0)
+        j = self.journal
+        j.event("mm_page_alloc", ("pfn", pfn), ("order", 0))
+        j.write(self, pfn, (state, 1, mapcount, flags, mapping, index, content))
+        return pfn
+
+    def alloc_range(self, n: int) -> NDArray[np.int64]:
+        """The ``n`` frames that ``n`` single allocations would hand out, in that order; their states do not change.
+
+        Raises `OutOfMemory` when fewer are free.
+        """
+        buddy = self.states.buddy
+        if n > buddy.nr_free():
+            raise OutOfMemory(f"{n} frames are wanted, {buddy.nr_free()} are free")
+        return np.concatenate(list(buddy.hand_out(n))) if n else np.zeros(0, np.int64)
+
+    def free_page(self, pfn: int) -> None:
+        """Give a frame back to the buddy allocator (`free_unref_page`)."""
+        j = self.journal
+        j.event("mm_page_free", ("pfn", pfn), ("order", 0))
+        j.write(self, pfn, (FREE, 0, 0, 0, 0, 0, 0))
+
+    def put_page(self, pfn: int) -> bool:
+        """Drop one reference (`put_page`); returns whether that freed the frame."""
+        count = self.refcount.flat[pfn]
+        if count > 1:
+            self.journal.write(self.refcount, pfn, count - 1)
+            return False
+        self.free_page(pfn)
+        return True
+
+    def pfn_valid(self, pfn: int) -> bool:
+        """Whether a struct page stands behind the frame (`pfn_valid`)."""
+        return 0 <= pfn < self.nr_frames
+
+    def add_region(self, region: DeviceRegion) -> DeviceRegion:
+        """Make the memory of a device known."""
+        self.regions.append(region)
+        self.journal.register(region.maps)
+        self.journal.register(region.content)
+        return region
+
+    def region_of(self, pfn: int) -> DeviceRegion | None:
+        """The device that owns a frame, or None."""
+        for region in self.regions:
+            if region.start_pfn <= pfn < region.end_pfn:
+                return region
+        return None
+
+    def page(self, pfn: int) -> Page | None:
+        """One frame as a value; None when it has no struct page."""
+        if not self.pfn_valid(pfn):
+            return None
+        state, ref, mapped, flags, mapping, index, _ = self.get(pfn)
+        names = tuple(name for bit, name in PG_NAMES.items() if flags & bit)
+        return Page(pfn, STATE_NAMES[state], ref, mapped, names, mapping, index)
+
+    def read(self, pfn: int, offset: int, length: int) -> bytes:
+        """Bytes of one page, of RAM or of a device."""
+        column, i = self.content_cell(pfn)
+        return self.contents.read(column.flat[i], offset, length) if column is not None else bytes(length)
+
+    def content_cell(self, pfn: int) -> tuple[Any, int]:
+        """The column and index that hold the content number of a frame; (None, 0) where nothing answers."""
+        if pfn < self.nr_frames:
+            return self.content, pfn
+        region = self.region_of(pfn)
+        return (region.content, pfn - region.start_pfn) if region else (None, 0)
+
+    def write_bytes(self, pfn: int, offset: int, data: bytes) -> None:
+        """Write into one page; a write to frames that nobody answers for is lost, as on real hardware."""
+        column, i = self.content_cell(pfn)
+        if column is None:
+            return
+        old = column.flat[i]
+        new = self.contents.written(old, offset, data)
+        if new != old:
+            self.journal.write(column, i, new)

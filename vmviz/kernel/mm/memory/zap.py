@@ -1,0 +1,364 @@
+"""Removing page-table entries (models the zap side of mm/memory.c): zap_vma_ptes() and what it calls.
+
+`zap_vma_ptes` is the function that vmviz exists for.  It judges its arguments in the kernel's order, refuses the whole
+call or does it; the entries go, the VMA, the tables, the frames and the counters of raw PFNs stay.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from ...arch.tlb import TlbFlush
+from ...arch.x86 import _PAGE_DIRTY, _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_SPECIAL, PTE_PFN_MASK
+from ...errors import CheckResult, LegalRange, Refusal
+from ...trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
+from ..flags import VM_MIXEDMAP, VM_PAT, VM_PFNMAP
+from ..frames import PG_ANON, PG_DIRTY, PG_SWAPBACKED, Frames
+from ..mm_types import Mm
+from ..mmu_gather import MmuGather
+from ..vma import Vma
+
+WRAP = (1 << 64) - 1
+CONTRACTS = ("int", "void", "special")
+
+
+@attrs.frozen
+class ZapResult:
+    """What a zap did.
+
+    ``ret`` is what the caller gets: 0 or -1 under the "int" contract, None under the others (and for a call that is
+    the caller's bug).  ``verdict`` is 0 or -1 whatever the contract.  ``tlb`` lists the flushes.
+    """
+
+    ret: int | None
+    verdict: int | None
+    refusal: Refusal | None = None
+    ptes_cleared: int = 0
+    ptes_unknown: int = 0
+    tlb: tuple[TlbFlush, ...] = ()
+    frames_freed: int = 0
+    why_nothing: str = ""
+
+
+def judge(vma: Vma, address: int, size: int, contract: str = "int") -> tuple[CheckResult, ...]:
+    """The checks of zap_vma_ptes in the kernel's order, those after the first failure judged too (``reached`` False).
+
+    The sum ``address + size`` is taken modulo 2**64, without a test for overflow, as in the kernel.
+
+    >>> vma = Vma(0x10000, 0x20000, VM_PFNMAP)
+    >>> [c.passed for c in judge(vma, 0x1f000, 0x2000)]
+    [True, False, True]
+    """
+    end = (address + size) & WRAP
+    wanted = VM_PFNMAP | VM_MIXEDMAP if contract == "special" else VM_PFNMAP
+    word = "VM_PFNMAP | VM_MIXEDMAP" if contract == "special" else "VM_PFNMAP"
+    low = vma.start <= address
+    high = end <= vma.end
+    over = f"by {_amount(end - vma.end)}" if not high else ""
+    wrapped = "address + size wraps around 2^64" if address + size > WRAP else ""
+    return (
+        CheckResult(
+            "range_in_vma",
+            "vm_start <= address",
+            f"{vma.start:x} <= {address:x}",
+            low,
+            note="" if low else f"by {_amount(vma.start - address)}",
+        ),
+        CheckResult(
+            "range_in_vma", "address + size <= vm_end", f"{end:x} <= {vma.end:x}", high, low, over or wrapped
+        ),
+        CheckResult(
+            "VM_PFNMAP", f"vm_flags & ({word})" if "|" in word else f"vm_flags & {word}",
+            "set" if vma.vm_flags & wanted else "not set",
+            bool(vma.vm_flags & wanted),
+            low and high,
+        ),
+    )
+
+
+def _amount(n: int) -> str:
+    for unit, shift in (("G", 30), ("M", 20), ("K", 10)):
+        if n and not n & ((1 << shift) - 1):
+            return f"{n >> shift}{unit}"
+    return f"{n:#x}"
+
+
+def nearest_legal(vma: Vma, address: int, size: int, contract: str = "int") -> LegalRange | None:
+    """The nearest range that the call would accept: the part inside the VMA, else as much at the nearer end.
+
+    None when the VMA is of the wrong kind, as no range of it is legal.
+
+    >>> nearest_legal(Vma(0x10000, 0x20000, VM_PFNMAP), 0x1f000, 0x2000)
+    LegalRange(address=126976, size=4096)
+    """
+    wanted = VM_PFNMAP | VM_MIXEDMAP if contract == "special" else VM_PFNMAP
+    if not vma.vm_flags & wanted:
+        return None
+    if address + size > WRAP:
+        size = vma.end - address if address < vma.end else 4096
+    start, end = address & -4096, (address + size + 4095) & -4096
+    low, high = max(start, vma.start), min(end, vma.end)
+    if low < high:
+        return LegalRange(low, high - low)
+    if low == high and size == 0 and vma.start <= low <= vma.end:
+        return LegalRange(low, 0)
+    length = min(max(4096, end - start), vma.end - vma.start)
+    return LegalRange(vma.start, length) if address < vma.start else LegalRange(vma.end - length, length)
+
+
+def find_danger(mm: Mm, vma: Vma, address: int, size: int) -> tuple[str, str]:
+    """Whether the call would kill a real kernel: ``(rule, message)``, both empty when it is harmless.
+
+    "BUG_ON": the wrapped end lies below the start but inside the VMA (``addr >= end`` in unmap_page_range).
+    "runaway": a piece of the range inside a populated PTE table is no multiple of the page size, so that the loop
+    ``addr += PAGE_SIZE; addr != end`` never meets its end.
+    """
+    start, end = max(vma.start, address), min(vma.end, (address + size) & WRAP)
+    if start >= vma.end or end <= vma.start or start == end:
+        return "", ""
+    if start > end:
+        return "BUG_ON", f"address + size wraps to {end:#x}, below address: unmap_page_range() has BUG_ON(addr >= end)"
+    if not (start | end) & 4095:
+        return "", ""
+    arena, span = mm.sys.arena, 1 << 21
+    va = start
+    while va < end:
+        stop = min(end, (va & -span) + span)
+        if (stop - va) & 4095 and arena.lookup(mm.pgd, va) >= 0:
+            what = "address and end differ in their offset within a page"
+            if stop != end or va != start:
+                what = "an unaligned range crosses a 2 MiB border"
+            return "runaway", f"{what}: the loop of zap_pte_range() would step over its end and run off the table"
+        va = stop
+    return "", ""
+
+
+def zap_vma_ptes(mm: Mm, vma: Vma, address: int, size: int, func: str = "zap_vma_ptes") -> ZapResult:
+    """Remove the PTEs of ``[address, address + size)`` from a VM_PFNMAP VMA, and nothing else (mm/memory.c).
+
+    ``address`` and ``size`` are in bytes.  The whole range must lie within ``vma``, else nothing at all happens: no
+    clamping, no partial zap.  Neither alignment nor size 0 is checked, as in the kernel; a call that would kill a real
+    kernel is refused as the caller's bug (``ret`` None, ``refusal.check`` "caller_bug") and harms nothing.
+    """
+    j = mm.sys.journal
+    contract = mm.sys.zap_contract
+    j.enter(func, ("vma", vma.start), ("address", address), ("size", size))
+    checks = judge(vma, address, size, contract)
+    for c in checks:
+        j.check(c.name, c.expression, c.compared, c.passed, c.reached, c.note)
+    failed = next((c for c in checks if not c.passed), None)
+    if failed is not None:
+        ret = -1 if contract == "int" else None
+        j.leave(func, ret)
+        return ZapResult(ret, -1, _refusal(vma, address, size, failed, checks, contract))
+    rule, message = find_danger(mm, vma, address, size)
+    if rule:
+        j.check("caller_bug", rule, f"{address:x} + {size:x}", False, True, message)
+        j.leave(func, None)
+        legal = nearest_legal(vma, address, size, contract)
+        return ZapResult(None, None, Refusal("caller_bug", message, legal, checks))
+    gather, cleared, unknown = zap_page_range_single(mm, vma, address, size)
+    ret = 0 if contract == "int" else None
+    j.leave(func, ret)
+    why = "" if cleared or unknown else why_nothing(mm, vma, address, size)
+    return ZapResult(ret, 0, None, cleared, unknown, tuple(gather.flushes), gather.freed_pages, why)
+
+
+def _refusal(
+    vma: Vma, address: int, size: int, failed: CheckResult, checks: tuple[CheckResult, ...], contract: str
+) -> Refusal:
+    end = (address + size) & WRAP
+    legal = nearest_legal(vma, address, size, contract)
+    if failed.name == "VM_PFNMAP":
+        message = (
+            f"the VMA {vma.start:#x}-{vma.end:#x} {vma.name or 'anonymous'} is not VM_PFNMAP: "
+            "only mappings of raw frame numbers may be zapped by a driver"
+        )
+    elif failed.expression.startswith("vm_start"):
+        message = f"address {address:#x} lies below vm_start {vma.start:#x}, {failed.note}"
+    else:
+        message = f"the range ends at {end:#x}, past vm_end {vma.end:#x}, {failed.note}"
+    return Refusal(failed.name, message, legal, checks)
+
+
+def why_nothing(mm: Mm, vma: Vma, address: int, size: int) -> str:
+    """Why a zap that returned 0 cleared nothing, in one sentence."""
+    if size == 0:
+        return "size is 0: the range is empty, which the checks allow"
+    if address + size > WRAP:
+        return "address + size wraps around 2^64, and what is left of the range has no page in the VMA"
+    ops = mm.sys.ops_of(vma)
+    if ops is not None and ops.fault is not None:
+        return (
+            "the entries are empty: this driver fills a page when it is first touched, "
+            "and these were never touched or have been zapped before"
+        )
+    return "the entries were empty already; a driver without a fault handler never fills them again"
+
+
+def zap_page_range_single(mm: Mm, vma: Vma, address: int, size: int) -> tuple[MmuGather, int, int]:
+    """Clear the entries of a range of one VMA (mm/memory.c); returns the gather and the cleared and unknown pages."""
+    j = mm.sys.journal
+    j.enter("zap_page_range_single", ("vma", vma.start), ("address", address), ("size", size))
+    gather = MmuGather(mm)
+    update_hiwater_rss(mm)
+    cleared, unknown = unmap_single_vma(mm, vma, address, (address + size) & WRAP, gather)
+    gather.finish()
+    j.leave("zap_page_range_single")
+    return gather, cleared, unknown
+
+
+def update_hiwater_rss(mm: Mm) -> None:
+    """Note the highest rss before it falls (`update_hiwater_rss`): VmHWM."""
+    if mm.counters.data["hiwater_rss"] < mm.rss:
+        mm.sys.journal.write(mm.counters, "hiwater_rss", mm.rss)
+
+
+def unmap_single_vma(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather) -> tuple[int, int]:
+    """Clamp the range to the VMA, drop its PAT reservation, clear the entries (mm/memory.c).
+
+    On x86 up to 6.15 the PAT reservation of a VMA mapped by one remap_pfn_range goes at any zap, even of size 0
+    strictly inside it: VM_PAT is cleared before the range is looked at.
+    """
+    start, end = max(vma.start, start), min(vma.end, end)
+    if start >= vma.end or end <= vma.start:
+        return 0, 0
+    if vma.vm_flags & VM_PFNMAP and vma.vm_flags & VM_PAT:
+        untrack_pfn(mm, vma)
+    if start == end:
+        return 0, 0
+    unknown = mm.forget_unknown(start & -4096, end) if mm.unknown.data else 0
+    return unmap_page_range(mm, vma, start, end, gather), unknown
+
+
+def untrack_pfn(mm: Mm, vma: Vma) -> None:
+    """Drop the memtype reservation of the whole VMA and clear VM_PAT (arch/x86/mm/pat/memtype.c)."""
+    j = mm.sys.journal
+    current = mm.vmas.get(vma.start)
+    if current is None or not current.vm_flags & VM_PAT:
+        return
+    j.enter("untrack_pfn", ("vma", vma.start))
+    mm.set_vma(current, current.replace(vm_flags=current.vm_flags & ~VM_PAT))
+    j.leave("untrack_pfn")
+
+
+def unmap_page_range(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather) -> int:
+    """Clear every entry of a range; returns how many were cleared (mm/memory.c).
+
+    Tables that lie side by side in the arena are cleared as one record: the calls of zap_pte_range are its cuts.
+    """
+    j = mm.sys.journal
+    j.enter("unmap_page_range", ("start", start), ("end", end))
+    cleared = 0
+    for slot, n, address, cuts in mm.sys.arena.runs(mm.pgd, start, end):
+        cleared += zap_pte_range(mm, slot, n, address, cuts, gather)
+    if vma.vm_flags & (VM_PFNMAP | VM_MIXEDMAP):
+        gather.flush()  # tlb_end_vma: frames of drivers may go as soon as the entries are gone
+    j.leave("unmap_page_range")
+    return cleared
+
+
+RAW, ANON_PAGE, FILE_PAGE, SHMEM_PAGE, OTHER_ENTRY = range(5)
+_RSS = {ANON_PAGE: "anon", FILE_PAGE: "file", SHMEM_PAGE: "shmem"}
+_FUNC = "zap_pte_range"
+
+
+def zap_pte_range(mm: Mm, slot: int, n: int, address: int, cuts: tuple[int, ...], gather: MmuGather) -> int:
+    """Clear ``n`` entries from ``slot`` on (mm/memory.c), by what is behind them; returns how many were not empty.
+
+    A raw PFN or the zero page: the entry goes, nothing else.  A page with a struct page: its mapping, its reference
+    and its place in rss go too.  Equal neighbours are one record.
+    """
+    arena = mm.sys.arena
+    entries = arena.entries[slot : slot + n]
+    where = np.flatnonzero(entries)
+    if not len(where):
+        return 0
+    values = entries[where]
+    kinds = _kinds(mm, values)
+    first = 0
+    borders = [*(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(where)] if len(kinds) > 1 else [len(where)]
+    for stop in borders:
+        _zap_run(mm, slot, address, where[first:stop], values[first:stop], int(kinds[first]), cuts, gather)
+        first = stop
+    return len(where)
+
+
+def _kinds(mm: Mm, values: NDArray[np.uint64]) -> NDArray[np.int8]:
+    """What is behind each entry (`vm_normal_page`): RAW, or a kind of page."""
+    special = (values & np.uint64(_PAGE_SPECIAL)) != 0
+    present = (values & np.uint64(_PAGE_PRESENT | _PAGE_PROTNONE)) != 0
+    if special.all():
+        return np.zeros(len(values), np.int8)
+    kinds = np.where(special, RAW, FILE_PAGE).astype(np.int8)
+    kinds[~present] = OTHER_ENTRY
+    normal = np.flatnonzero(present & ~special)
+    pfns = pfns_of(values[normal])
+    known = pfns < mm.sys.frames.nr_frames
+    kinds[normal[~known]] = RAW
+    flags = mm.sys.frames.flags.array[pfns[known]]
+    kinds[normal[known][flags & PG_SWAPBACKED != 0]] = SHMEM_PAGE
+    kinds[normal[known][flags & PG_ANON != 0]] = ANON_PAGE
+    return kinds
+
+
+def pfns_of(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The frame numbers in a run of entries; PROT_NONE entries hold theirs inverted (L1TF)."""
+    raw = values & np.uint64(PTE_PFN_MASK)
+    hidden = (values & np.uint64(_PAGE_PRESENT | _PAGE_PROTNONE)) == np.uint64(_PAGE_PROTNONE)
+    if hidden.any():
+        raw = np.where(hidden, raw ^ np.uint64(PTE_PFN_MASK), raw)
+    return (raw >> np.uint64(12)).astype(np.int64)
+
+
+def _zap_run(
+    mm: Mm,
+    slot: int,
+    address: int,
+    where: NDArray[np.int64],
+    values: NDArray[np.uint64],
+    kind: int,
+    cuts: tuple[int, ...],
+    gather: MmuGather,
+) -> None:
+    arena, frames = mm.sys.arena, mm.sys.frames
+    m, lo = len(where), int(where[0])
+    dense = int(where[-1]) - lo + 1 == m
+    index: Any = slice(slot + lo, slot + lo + m) if dense else where + slot
+    lanes: list[Lane] = [SetLane(arena, index, values, 0)]
+    pfns = pfns_of(values)
+    if kind == RAW:
+        lanes += device_lanes(frames, pfns, -1)
+    elif kind in _RSS:
+        lanes.append(AddLane(frames.mapcount, pfns, -1))
+        lanes.append(CountLane(mm.counters, _RSS[kind], -1))
+        gather.pages.append(pfns)
+        dirty = (values & np.uint64(_PAGE_DIRTY)) != 0
+        if kind != ANON_PAGE and dirty.any():  # the entry knew that the page was written; now the page must
+            flags = frames.flags.array[pfns]
+            lanes.append(SetLane(frames.flags, pfns, flags, np.where(dirty, flags | PG_DIRTY, flags)))
+    start = address + (lo << 12)
+    gather.note(start & -4096, (address + ((int(where[-1]) + 1) << 12)) & -4096)
+    here = tuple(c - lo for c in cuts if lo < c < lo + m) if dense else ()
+    addresses = None if dense else (where.astype(np.uint64) << np.uint64(12)) + np.uint64(address)
+    mm.sys.journal.bulk(Bulk(_FUNC, m, tuple(lanes), address=start, addresses=addresses, cuts=(0, *here)))
+
+
+def device_lanes(frames: Frames, pfns: NDArray[np.int64], delta: int) -> list[Lane]:
+    """The lanes that count mappings of devices' frames, one per device that the frames belong to."""
+    lanes: list[Lane] = []
+    m, first, last = len(pfns), int(pfns[0]), int(pfns[-1])
+    line = last - first + 1 == m and (m < 3 or bool((np.diff(pfns) == 1).all()))
+    for region in frames.regions:
+        if line and region.start_pfn <= first and last < region.end_pfn:
+            at = first - region.start_pfn
+            return [AddLane(region.maps, slice(at, at + m), delta)]
+        inside = (pfns >= region.start_pfn) & (pfns < region.end_pfn)
+        if inside.any():
+            index = np.where(inside, pfns - region.start_pfn, 0)
+            lanes.append(AddLane(region.maps, index, np.where(inside, delta, 0)))
+    return lanes

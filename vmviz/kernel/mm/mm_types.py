@@ -1,0 +1,205 @@
+"""The address space of a process and what all of mm shares (models include/linux/mm_types.h).
+
+`System` is what belongs to the machine as a whole (frames, tables, files, CPUs' TLBs, the dials), so that the code of
+mm needs no machine.  `Mm` is mm_struct: its VMAs, counters and fields are stores, the rest never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ..arch.paging import PagingMode
+from ..arch.tlb import Tlb
+from ..trace.journal import Journal
+from ..trace.store import Counters, Keyed
+from .flags import VM_EXEC, VM_GROWSDOWN, VM_SHARED, VM_WRITE
+from .frames import Frames
+from .pgtable import TableArena
+from .vma import Vma
+from .vma_set import VmaSet
+
+if TYPE_CHECKING:
+    from .memory.fault import FaultContext
+
+COUNTER_NAMES = (
+    "file",
+    "anon",
+    "swap",
+    "shmem",
+    "pgtables",
+    "total_vm",
+    "locked_vm",
+    "data_vm",
+    "exec_vm",
+    "stack_vm",
+    "map_count",
+    "min_flt",
+    "maj_flt",
+    "hiwater_rss",
+)
+STACK_GUARD_GAP = 256 << 12
+
+
+@attrs.frozen
+class File:
+    """An open file (struct file): ``inode`` names what is behind it, ``flags`` is O_RDONLY, O_WRONLY or O_RDWR."""
+
+    id: int
+    path: str
+    flags: int
+    inode: int
+
+
+@attrs.frozen
+class Inode:
+    """What is behind a file: ``kind`` is "reg", "chr" or "dir"; ``size`` in bytes; ``device`` names the driver."""
+
+    id: int
+    path: str
+    kind: str
+    size: int = 0
+    device: str = ""
+    number: int = 0
+    dev: str = "00:00"
+
+
+@attrs.frozen
+class VmOperations:
+    """The vm_operations_struct of a mapping: what a driver or file system wants to hear of its VMAs.
+
+    ``fault`` serves a missing page; without it a missing page is SIGBUS.  ``per_page``: a run of pages is served as one
+    fault each.  ``close``: the driver wants to hear of the end of a VMA, which keeps it from merging.  ``explain`` says
+    in a sentence what the handler does.
+    """
+
+    name: str
+    fault: Callable[[FaultContext], int] | None = None
+    per_page: bool = False
+    close: bool = False
+    explain: str = ""
+
+
+@attrs.define
+class System:
+    """What the whole machine shares.  ``kernel`` and ``zap_contract`` are the dials of DESIGN.md section 4."""
+
+    journal: Journal
+    mode: PagingMode
+    frames: Frames
+    arena: TableArena
+    tlbs: list[Tlb]
+    kernel: str = "6.1"
+    zap_contract: str = "int"
+    max_map_count: int = 65530
+    mmap_min_addr: int = 65536
+    files: Keyed = attrs.field(factory=lambda: Keyed("files"))
+    inodes: Keyed = attrs.field(factory=lambda: Keyed("inodes"))
+    page_cache: Keyed = attrs.field(factory=lambda: Keyed("page_cache"))
+    disk: Keyed = attrs.field(factory=lambda: Keyed("disk"))
+    ids: Counters = attrs.field(factory=lambda: Counters("ids", ("file", "inode", "anon_vma", "mm", "pid")))
+    commit: Counters = attrs.field(factory=lambda: Counters("commit", ("committed",)))
+    driver_pages: Keyed = attrs.field(factory=lambda: Keyed("driver_pages"))
+    vm_ops: dict[str, VmOperations] = attrs.field(factory=dict)
+    drivers: dict[str, Any] = attrs.field(factory=dict)
+
+    def new_id(self, kind: str) -> int:
+        """The next id of a kind (file, inode, anon_vma, mm, pid)."""
+        self.journal.add(self.ids, kind, 1)
+        return self.ids.get(kind)
+
+    def file_of(self, vma: Vma) -> File | None:
+        """The open file behind a VMA."""
+        return self.files.get(vma.file) if vma.file else None
+
+    def ops_of(self, vma: Vma) -> VmOperations | None:
+        """The VMA's vm_ops; None for an anonymous VMA (vm_ops NULL)."""
+        return self.vm_ops[vma.ops] if vma.ops else None
+
+
+class Mm:
+    """An address space (mm_struct)."""
+
+    def __init__(self, system: System, mm_id: int) -> None:
+        self.id = mm_id
+        self.sys = system
+        j = system.journal
+        self.vmas = VmaSet(f"mm{mm_id}.vmas")
+        self.counters = Counters(f"mm{mm_id}.counters", COUNTER_NAMES)
+        self.fields = Keyed(f"mm{mm_id}.fields")
+        self.unknown = Keyed(f"mm{mm_id}.unknown")  # start -> end of ranges whose entries cannot be observed
+        for store in (self.vmas, self.counters, self.fields, self.unknown):
+            j.register(store)
+        self.pgd = system.arena.alloc_table(0)
+        self.task_size = system.mode.task_size
+
+    @property
+    def rss(self) -> int:
+        """Resident pages (`get_mm_rss`): file, anonymous and shmem pages; raw PFNs and the zero page never count."""
+        c = self.counters.data
+        return c["file"] + c["anon"] + c["shmem"]
+
+    def field(self, name: str) -> Any:
+        """A field of mm_struct: start_brk, brk, mmap_base, start_stack, def_flags; 0 when never set."""
+        return self.fields.data.get(name, 0)
+
+    def set_field(self, name: str, value: Any) -> None:
+        """Set a field of mm_struct through the journal."""
+        self.sys.journal.write(self.fields, name, value)
+
+    def find_vma(self, address: int) -> Vma | None:
+        """The first VMA whose end lies above ``address`` (`find_vma`); it need not contain it."""
+        return self.vmas.find(address)
+
+    def vma_at(self, address: int) -> Vma | None:
+        """The VMA that contains ``address`` (`vma_lookup`)."""
+        return self.vmas.find_exact(address)
+
+    def set_vma(self, old: Vma, new: Vma) -> None:
+        """Replace a VMA by another with the same start."""
+        self.sys.journal.write(self.vmas, old.start, new)
+
+    def account(self, vma_flags: int, pages: int) -> None:
+        """Add pages to the counters of the VMA's class (`vm_stat_account`); negative to take away."""
+        j = self.sys.journal
+        j.add(self.counters, "total_vm", pages)
+        name = stat_class(vma_flags)
+        if name:
+            j.add(self.counters, name, pages)
+
+    def unknown_pages(self, start: int, end: int) -> int:
+        """Pages of ``[start, end)`` whose entries cannot be observed."""
+        return sum(
+            (min(e, end) - max(s, start)) >> 12 for s, e in self.unknown.data.items() if s < end and e > start
+        )
+
+    def forget_unknown(self, start: int, end: int) -> int:
+        """Take ``[start, end)`` out of the unknown ranges; returns the pages it covered."""
+        j = self.sys.journal
+        pages = 0
+        for s, e in sorted(self.unknown.data.items()):
+            if s >= end or e <= start:
+                continue
+            pages += (min(e, end) - max(s, start)) >> 12
+            j.write(self.unknown, s, start if s < start else None)
+            if e > end:
+                j.write(self.unknown, end, e)
+        return pages
+
+
+def stat_class(vm_flags: int) -> str:
+    """The counter that a VMA's pages add to besides total_vm, as mm/mmap.c decides it.
+
+    >>> stat_class(VM_WRITE), stat_class(VM_EXEC), stat_class(VM_WRITE | VM_GROWSDOWN), stat_class(VM_SHARED)
+    ('data_vm', 'exec_vm', 'stack_vm', '')
+    """
+    kind = vm_flags & (VM_EXEC | VM_WRITE | VM_SHARED | VM_GROWSDOWN)
+    if (kind & (VM_EXEC | VM_WRITE | VM_GROWSDOWN)) == VM_EXEC:
+        return "exec_vm"
+    if kind & VM_GROWSDOWN:
+        return "stack_vm"
+    if (kind & (VM_WRITE | VM_SHARED)) == VM_WRITE:
+        return "data_vm"
+    return ""

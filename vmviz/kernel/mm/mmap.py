@@ -1,0 +1,357 @@
+"""Making mappings (models mm/mmap.c): the checks of mmap in their order, address choice, merging, brk, stack growth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn
+
+import attrs
+
+from ..arch.x86 import vm_get_page_prot
+from ..errors import KernelError
+from .flags import (
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_FIXED_NOREPLACE,
+    MAP_GROWSDOWN,
+    MAP_HUGETLB,
+    MAP_LOCKED,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MAP_SHARED_VALIDATE,
+    MAP_TYPE,
+    O_ACCMODE,
+    O_RDONLY,
+    O_RDWR,
+    O_WRONLY,
+    PROT_WRITE,
+    VM_ACCOUNT,
+    VM_GROWSDOWN,
+    VM_LOCKED,
+    VM_MAYEXEC,
+    VM_MAYREAD,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_NORESERVE,
+    VM_READ,
+    VM_SHARED,
+    VM_SOFTDIRTY,
+    VM_SPECIAL,
+    VM_WRITE,
+    accountable_mapping,
+    calc_vm_flag_bits,
+    calc_vm_prot_bits,
+)
+from .mm_types import STACK_GUARD_GAP, File, Inode, Mm
+from .munmap import do_munmap
+from .vma import Vma
+
+PAGE_MASK = ~4095
+TOP = 1 << 64
+
+
+@attrs.frozen
+class Backing:
+    """What a file brings to a mapping: its inode, and what its ``mmap`` method does to the new VMA."""
+
+    file: File
+    inode: Inode
+    mmap: Callable[[Mm, Vma], Vma] | None
+
+
+def _fail(errno: str, why: str, func: str = "mmap") -> NoReturn:
+    raise KernelError(errno, func, why)
+
+
+def do_mmap(
+    mm: Mm, addr: int, length: int, prot: int, flags: int, backing: Backing | None = None, offset: int = 0
+) -> int:
+    """Create a mapping and return its address (mmap(2), ksys_mmap_pgoff, do_mmap); sizes and offset are in bytes.
+
+    Errors, in the kernel's order: EINVAL, ENOMEM, EOVERFLOW, EPERM, EEXIST, EACCES, ENODEV, and the driver's own.
+    Not simulated here: MAP_HUGETLB, MAP_LOCKED's limits and seals.
+    """
+    if offset & 4095:
+        _fail("EINVAL", f"offset {offset:#x} is not page aligned")
+    if flags & MAP_HUGETLB:
+        _fail("ENOMEM", "no huge pages are reserved on this machine (nr_hugepages is 0)")
+    if length == 0:
+        _fail("EINVAL", "length is 0")
+    if flags & MAP_FIXED_NOREPLACE:
+        flags |= MAP_FIXED
+    if not flags & MAP_FIXED:
+        addr &= PAGE_MASK
+        if 0 < addr < mm.sys.mmap_min_addr:
+            addr = mm.sys.mmap_min_addr
+    size = (length + 4095) & PAGE_MASK & (TOP - 1)
+    if size == 0:
+        _fail("ENOMEM", "length wraps when rounded up to pages")
+    pgoff = offset >> 12
+    if pgoff + (size >> 12) > TOP >> 12:
+        _fail("EOVERFLOW", "offset + length wraps")
+    if len(mm.vmas) > mm.sys.max_map_count:
+        _fail("ENOMEM", f"the process has more than {mm.sys.max_map_count} VMAs (max_map_count)")
+    addr = get_unmapped_area(mm, addr, size, flags)
+    if flags & MAP_FIXED_NOREPLACE:
+        there = mm.vmas.first_overlap(addr, addr + size)
+        if there is not None:
+            _fail("EEXIST", f"the VMA {there.start:#x}-{there.end:#x} is in the way")
+    vm_flags = (
+        calc_vm_prot_bits(prot) | calc_vm_flag_bits(flags) | mm.field("def_flags") | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
+    )
+    kind = flags & MAP_TYPE
+    if backing is not None:
+        vm_flags = _file_flags(backing, kind, prot, flags, vm_flags)
+    elif kind == MAP_SHARED:
+        if vm_flags & VM_GROWSDOWN:
+            _fail("EINVAL", "MAP_GROWSDOWN needs a private mapping")
+        pgoff = 0
+        vm_flags |= VM_SHARED | VM_MAYSHARE
+    elif kind == MAP_PRIVATE:
+        pgoff = addr >> 12
+    else:
+        _fail("EINVAL", "flags name neither MAP_PRIVATE nor MAP_SHARED")
+    if flags & MAP_NORESERVE:
+        vm_flags |= VM_NORESERVE
+    return mmap_region(mm, addr, size, vm_flags, pgoff, backing)
+
+
+def _file_flags(backing: Backing, kind: int, prot: int, flags: int, vm_flags: int) -> int:
+    mode = backing.file.flags & O_ACCMODE
+    if kind in (MAP_SHARED, MAP_SHARED_VALIDATE):
+        if prot & PROT_WRITE and mode == O_RDONLY:
+            _fail("EACCES", f"{backing.file.path} is open read-only; a shared writable mapping needs O_RDWR")
+        vm_flags |= VM_SHARED | VM_MAYSHARE
+        if mode != O_RDWR:
+            vm_flags &= ~(VM_MAYWRITE | VM_SHARED)
+    elif kind != MAP_PRIVATE:
+        _fail("EINVAL", "flags name neither MAP_PRIVATE nor MAP_SHARED")
+    if mode == O_WRONLY:
+        _fail("EACCES", f"{backing.file.path} is open write-only; every mapping needs to read")
+    if backing.mmap is None:
+        _fail("ENODEV", f"{backing.file.path} cannot be mapped")
+    if flags & MAP_GROWSDOWN:
+        _fail("EINVAL", "MAP_GROWSDOWN needs an anonymous mapping")
+    return vm_flags
+
+
+def get_unmapped_area(mm: Mm, addr: int, size: int, flags: int) -> int:
+    """Choose the address of a mapping (arch_get_unmapped_area_topdown): fixed, at the hint, else the highest hole.
+
+    ENOMEM: no hole is large enough.  EINVAL: a fixed address that is not page aligned.  EPERM: below mmap_min_addr.
+    """
+    if size > mm.task_size:
+        _fail("ENOMEM", f"length {size:#x} is larger than the address space")
+    if flags & MAP_FIXED:
+        if addr > mm.task_size - size:
+            _fail("ENOMEM", f"the range ends above the user address space ({mm.task_size:#x})")
+        if addr & 4095:
+            _fail("EINVAL", f"the fixed address {addr:#x} is not page aligned")
+        if addr < mm.sys.mmap_min_addr:
+            _fail("EPERM", f"the address lies below mmap_min_addr ({mm.sys.mmap_min_addr:#x})")
+        return addr
+    if addr:
+        hint = (addr + 4095) & PAGE_MASK
+        if hint <= mm.task_size - size and hint >= mm.sys.mmap_min_addr:
+            after = mm.find_vma(hint)
+            free = after is None or hint + size <= _guarded_start(after)
+            if free and (after is None or after.start > hint):
+                return hint
+    found = mm.vmas.find_gap_topdown(size, 4096, mm.field("mmap_base"), STACK_GUARD_GAP)
+    if found is None:
+        low = (mm.task_size // 3 + 4095) & PAGE_MASK
+        found = mm.vmas.find_gap_bottomup(size, low, mm.task_size, STACK_GUARD_GAP)
+    if found is None:
+        _fail("ENOMEM", f"no hole of {size:#x} bytes is left")
+    return found
+
+
+def _guarded_start(vma: Vma) -> int:
+    """Where a VMA starts for its lower neighbour (`vm_start_gap`): a stack keeps its guard gap free."""
+    return max(0, vma.start - STACK_GUARD_GAP) if vma.vm_flags & VM_GROWSDOWN else vma.start
+
+
+def mmap_region(mm: Mm, addr: int, size: int, vm_flags: int, pgoff: int, backing: Backing | None = None) -> int:
+    """Put the mapping in place (mm/mmap.c): unmap what is there, charge, join a neighbour or insert a new VMA."""
+    j = mm.sys.journal
+    end = addr + size
+    j.enter("mmap_region", ("addr", addr), ("len", size), ("vm_flags", vm_flags))
+    if mm.vmas.first_overlap(addr, end) is not None:
+        do_munmap(mm, addr, size)
+    if accountable_mapping(vm_flags):
+        charge(mm, size >> 12)
+        vm_flags |= VM_ACCOUNT
+    name, ops = ("", "")
+    file_id = 0
+    if backing is not None:
+        file_id, name, ops = backing.file.id, backing.file.path, ""
+    if backing is None or backing.inode.kind in ("reg", "shmem"):
+        joined = _expand(mm, addr, end, vm_flags, file_id, pgoff)
+        if joined is not None:
+            mm.account(vm_flags, size >> 12)
+            j.leave("mmap_region", addr)
+            return addr
+    vma = Vma(addr, end, vm_flags | VM_SOFTDIRTY, pgoff, vm_get_page_prot(vm_flags), file_id, 0, ops, name)
+    j.write(mm.vmas, addr, vma)
+    if backing is not None:
+        assert backing.mmap is not None
+        try:
+            j.enter("call_mmap", ("file", backing.file.path))
+            vma = backing.mmap(mm, vma)
+            j.leave("call_mmap", 0)
+        except KernelError as error:
+            _undo_driver(mm, vma)
+            j.leave("call_mmap", error.errno)
+            j.leave("mmap_region", error.errno)
+            raise
+    j.add(mm.counters, "map_count", 1)
+    mm.account(vma.vm_flags, size >> 12)
+    j.leave("mmap_region", addr)
+    return addr
+
+
+def _undo_driver(mm: Mm, vma: Vma) -> None:
+    """A driver refused: take away what it has mapped so far, and the VMA (the error path of mmap_region)."""
+    from .memory.zap import unmap_page_range  # noqa: PLC0415
+    from .mmu_gather import MmuGather  # noqa: PLC0415
+    from .munmap import free_pgtables  # noqa: PLC0415
+
+    current = mm.vmas.get(vma.start)
+    assert current is not None
+    gather = MmuGather(mm)
+    unmap_page_range(mm, current, vma.start, vma.end, gather)
+    before, after = mm.vmas.find_prev(vma.start), mm.vmas.find(vma.end)
+    floor, ceiling = (before.end if before else 0), (after.start if after else 0)
+    free_pgtables(mm, vma.start, vma.end, floor, ceiling, gather)
+    gather.finish()
+    mm.sys.journal.write(mm.vmas, vma.start, None)
+
+
+def charge(mm: Mm, pages: int) -> None:
+    """Charge committed memory (`security_vm_enough_memory_mm`), by the heuristic rule: one request must not exceed RAM."""
+    if pages > mm.sys.frames.nr_frames:
+        _fail("ENOMEM", f"{pages} pages are more than the machine's RAM of {mm.sys.frames.nr_frames} (overcommit 0)")
+    mm.sys.journal.add(mm.sys.commit, "committed", pages)
+
+
+def _anon_compatible(neighbour: Vma, anon_vma: int) -> bool:
+    """Whether anon_vmas allow a merge: one is missing, or they are the same (no fork has happened here)."""
+    return not neighbour.anon_vma or not anon_vma or neighbour.anon_vma == anon_vma
+
+
+def _alike(mm: Mm, neighbour: Vma, vm_flags: int, file_id: int) -> bool:
+    ops = mm.sys.ops_of(neighbour)
+    return (
+        not (neighbour.vm_flags ^ vm_flags) & ~VM_SOFTDIRTY
+        and neighbour.file == file_id
+        and not (ops is not None and ops.close)
+    )
+
+
+def _expand(mm: Mm, start: int, end: int, vm_flags: int, file_id: int, pgoff: int) -> Vma | None:
+    """Grow a neighbour over the new range instead of inserting a VMA (the expanding part of mmap_region, 6.1).
+
+    The next VMA is tried first, so a mapping between two that cannot become one joins the next.
+    """
+    if vm_flags & VM_SPECIAL:
+        return None
+    pages = (end - start) >> 12
+    before, after = mm.vmas.find_prev(start), mm.vmas.find(end)
+    grown: Vma | None = None
+    if (
+        after is not None
+        and after.start == end
+        and _alike(mm, after, vm_flags, file_id)
+        and after.pgoff == pgoff + pages
+    ):
+        grown = after.replace(start=start, pgoff=after.pgoff - pages)
+    if (
+        before is not None
+        and before.end == start
+        and _alike(mm, before, vm_flags, file_id)
+        and before.pgoff + before.nr_pages == pgoff
+        and _anon_compatible(before, grown.anon_vma if grown else 0)
+    ):
+        anon = before.anon_vma or (grown.anon_vma if grown else 0)
+        grown = before.replace(end=grown.end if grown else end, anon_vma=anon)
+    if grown is None:
+        return None
+    j = mm.sys.journal
+    j.enter("vma_expand", ("start", grown.start), ("end", grown.end))
+    grown = grown.replace(vm_flags=grown.vm_flags | VM_SOFTDIRTY)
+    if after is not None and grown.end == after.end:
+        j.write(mm.vmas, after.start, None)
+        if grown.start < start:
+            j.add(mm.counters, "map_count", -1)
+    j.write(mm.vmas, grown.start, grown)
+    j.leave("vma_expand", 0)
+    return grown
+
+
+def do_brk(mm: Mm, brk: int) -> int:
+    """Move the program break (brk(2)); returns the break that results, the old one on failure: there is no error."""
+    j, old = mm.sys.journal, mm.field("brk")
+    j.enter("brk", ("brk", brk))
+    start = mm.field("start_brk")
+    new_end, old_end = (brk + 4095) & PAGE_MASK, (old + 4095) & PAGE_MASK
+    if brk < start or brk > mm.task_size:
+        j.leave("brk", old)
+        return old
+    if new_end < old_end:
+        do_munmap(mm, new_end, old_end - new_end)
+    elif new_end > old_end:
+        after = mm.find_vma(old_end)
+        if after is not None and new_end + 4096 > _guarded_start(after):
+            j.leave("brk", old)
+            return old
+        flags = VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_ACCOUNT | mm.field("def_flags")
+        try:
+            charge(mm, (new_end - old_end) >> 12)
+        except KernelError:
+            j.leave("brk", old)
+            return old
+        if _expand(mm, old_end, new_end, flags, 0, old_end >> 12) is None:
+            prot = vm_get_page_prot(flags)
+            vma = Vma(old_end, new_end, flags | VM_SOFTDIRTY, old_end >> 12, prot, 0, 0, "", "[heap]")
+            j.write(mm.vmas, old_end, vma)
+            j.add(mm.counters, "map_count", 1)
+        mm.account(flags, (new_end - old_end) >> 12)
+    mm.set_field("brk", brk)
+    j.leave("brk", brk)
+    return brk
+
+
+def expand_downwards(mm: Mm, vma: Vma, address: int) -> str:
+    """Grow a stack down to the page of ``address`` (`expand_stack`); returns why not, empty when it has grown."""
+    j = mm.sys.journal
+    j.enter("expand_downwards", ("vma", vma.start), ("address", address))
+    grow = (vma.start - address) >> 12
+    before = mm.vmas.find_prev(vma.start)
+    error = ""
+    if address < mm.sys.mmap_min_addr:
+        error = "it lies below mmap_min_addr"
+    elif (
+        before is not None
+        and before.vm_flags & 7
+        and not before.vm_flags & VM_GROWSDOWN
+        and address - before.end < STACK_GUARD_GAP
+    ):
+        error = f"it would come within the guard gap of 1 MiB of the VMA that ends at {before.end:#x}"
+    elif vma.end - address > mm.field("stack_limit"):
+        error = f"the stack would exceed RLIMIT_STACK ({mm.field('stack_limit') >> 20} MiB)"
+    if error:
+        j.leave("expand_downwards", "ENOMEM")
+        return error
+    if vma.vm_flags & VM_ACCOUNT:
+        charge(mm, grow)
+    j.write(mm.vmas, vma.start, None)
+    j.write(mm.vmas, address, vma.replace(start=address, pgoff=vma.pgoff - grow))
+    mm.account(vma.vm_flags, grow)
+    if vma.vm_flags & VM_LOCKED:
+        j.add(mm.counters, "locked_vm", grow)
+    j.leave("expand_downwards", 0)
+    return error
+
+
+__all__ = ["MAP_ANONYMOUS", "Backing", "do_brk", "do_mmap", "expand_downwards", "get_unmapped_area", "mmap_region"]

@@ -1,0 +1,109 @@
+"""Clearing entries in a batch and flushing once (models mm/mmu_gather.c and include/asm-generic/tlb.h).
+
+The gather keeps the hull of the pages that were present and cleared, and the pages that lost their last mapping: those
+are freed only after the flush, because until then a CPU may still reach them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arch.tlb import TlbFlush
+from ..trace.bulk import Bulk, Lane, SetLane
+from .page_alloc import FREE
+
+if TYPE_CHECKING:
+    from .mm_types import Mm
+
+
+class MmuGather:
+    """One batch (`struct mmu_gather`).  ``flushes`` collects what was flushed, for the result."""
+
+    def __init__(self, mm: Mm) -> None:
+        self.mm = mm
+        self.start = 1 << 64
+        self.end = 0
+        self.freed_tables = False
+        self.pages: list[NDArray[np.int64]] = []
+        self.tables: list[int] = []
+        self.flushes: list[TlbFlush] = []
+        self.freed_pages = 0
+        self.freed_table_pages = 0
+
+    def note(self, start: int, end: int) -> None:
+        """Present entries of ``[start, end)`` were cleared (`tlb_remove_tlb_entry`)."""
+        self.start = min(self.start, start)
+        self.end = max(self.end, end)
+
+    def remove_table(self, row: int, address: int) -> None:
+        """A table was unhooked; its frame goes back after the flush (`pte_free_tlb`)."""
+        self.note(address, address + 4096)
+        self.freed_tables = True
+        self.tables.append(row)
+
+    def flush(self) -> None:
+        """Flush what was noted (`tlb_flush_mmu_tlbonly`); nothing noted, nothing flushed."""
+        if self.end <= self.start:
+            return
+        flush = TlbFlush.of(self.start, self.end, self.freed_tables)
+        self.flushes.append(flush)
+        flush_tlb(self.mm, flush)
+        self.start, self.end, self.freed_tables = 1 << 64, 0, False
+
+    def finish(self) -> None:
+        """The end of the batch (`tlb_finish_mmu`): flush, then free the pages and tables that wait for it."""
+        j = self.mm.sys.journal
+        j.enter("tlb_finish_mmu")
+        self.flush()
+        if self.pages:
+            self._free_pages(np.concatenate(self.pages))
+            self.pages = []
+        for row in self.tables:
+            self.mm.sys.arena.free_table(row)
+            self.freed_table_pages += 1
+        self.tables = []
+        j.leave("tlb_finish_mmu")
+
+    def _free_pages(self, pfns: NDArray[np.int64]) -> None:
+        """Drop the gather's reference to each page (`free_pages_and_swap_cache`)."""
+        frames = self.mm.sys.frames
+        if len(pfns) < 16 or len(np.unique(pfns)) != len(pfns):
+            for pfn in pfns.tolist():
+                self.freed_pages += frames.put_page(pfn)
+            return
+        refs = frames.refcount.array[pfns]
+        last = refs == 1
+        j = self.mm.sys.journal
+        if not last.all():
+            keep = pfns[~last]
+            old = frames.refcount.array[keep]
+            j.bulk(Bulk("put_page", len(keep), (SetLane(frames.refcount, keep, old, old - 1),), addresses=_pa(keep)))
+        gone = pfns[last]
+        if len(gone):
+            j.bulk(Bulk("free_unref_page", len(gone), free_lanes(frames, gone), addresses=_pa(gone)))
+        self.freed_pages += len(gone)
+
+
+def _pa(pfns: NDArray[np.int64]) -> NDArray[np.uint64]:
+    return pfns.astype(np.uint64) << np.uint64(12)
+
+
+def free_lanes(frames: Any, pfns: NDArray[np.int64]) -> tuple[Lane, ...]:
+    """The lanes that give frames with one reference back to the allocator."""
+    columns = (frames.refcount, frames.flags, frames.mapping, frames.index, frames.content)
+    lanes: list[Lane] = [SetLane(c, pfns, c.array[pfns], 0) for c in columns]
+    lanes.append(SetLane(frames.states, pfns, frames.states.array[pfns], FREE))
+    return tuple(lanes)
+
+
+def flush_tlb(mm: Mm, flush: TlbFlush) -> None:
+    """Flush a range on every CPU that runs the mm (`flush_tlb_mm_range`); on others than the first by IPI."""
+    j = mm.sys.journal
+    j.enter("flush_tlb_mm_range", ("start", flush.start), ("end", flush.end), ("pages", flush.nr_pages))
+    j.event("tlb_flush", ("pages", -1 if flush.kind == "full" else flush.nr_pages), ("kind", flush.kind))
+    for tlb in mm.sys.tlbs:
+        tlb.flush(mm.id, flush)
+    j.leave("flush_tlb_mm_range")

@@ -1,0 +1,130 @@
+"""Taking mappings away (models the unmapping side of mm/mmap.c and free_pgtables of mm/memory.c)."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from ..arch.x86 import _PAGE_PSE
+from ..errors import KernelError
+from .flags import VM_ACCOUNT, VM_LOCKED
+from .memory.zap import unmap_single_vma, update_hiwater_rss
+from .mm_types import Mm
+from .mmu_gather import MmuGather
+from .vma import Vma
+
+
+def _fail(errno: str, why: str) -> NoReturn:
+    raise KernelError(errno, "munmap", why)
+
+
+def do_munmap(mm: Mm, addr: int, length: int) -> MmuGather | None:
+    """Unmap ``[addr, addr + length)`` (bytes; munmap(2)): split, detach, clear entries, free tables, account.
+
+    Returns the gather (what was flushed and freed), None when nothing was mapped there, which is no error.
+    Errors: EINVAL (unaligned, length 0, beyond user space), ENOMEM (a split would exceed max_map_count).
+    """
+    if addr & 4095:
+        _fail("EINVAL", f"address {addr:#x} is not page aligned")
+    size = (length + 4095) & ~4095 & ((1 << 64) - 1)
+    if addr > mm.task_size or length > mm.task_size - addr:
+        _fail("EINVAL", "the range ends above the user address space")
+    if size == 0:
+        _fail("EINVAL", "length is 0")
+    end = addr + size
+    vmas = mm.vmas.overlapping(addr, end)
+    if not vmas:
+        return None
+    j = mm.sys.journal
+    j.enter("do_mas_align_munmap", ("start", addr), ("end", end))
+    first, last = vmas[0], vmas[-1]
+    if first.start < addr and first.end > end and len(mm.vmas) >= mm.sys.max_map_count:
+        j.leave("do_mas_align_munmap", "ENOMEM")
+        _fail("ENOMEM", "punching a hole would exceed max_map_count")
+    if first.start < addr:
+        first = split_vma(mm, first, addr)[1]
+    if last.start < addr:
+        last = first
+    if last.end > end:
+        split_vma(mm, last, end)
+    vmas = mm.vmas.overlapping(addr, end)
+    before, after = mm.vmas.find_prev(vmas[0].start), mm.vmas.find(end)
+    for vma in vmas:
+        j.write(mm.vmas, vma.start, None)
+        j.add(mm.counters, "map_count", -1)
+        if vma.vm_flags & VM_LOCKED:
+            j.add(mm.counters, "locked_vm", -vma.nr_pages)
+    gather = unmap_region(mm, vmas, before.end if before else 0, after.start if after else 0)
+    for vma in vmas:
+        if vma.vm_flags & VM_ACCOUNT:
+            j.add(mm.sys.commit, "committed", -vma.nr_pages)
+        mm.account(vma.vm_flags, -vma.nr_pages)
+    j.leave("do_mas_align_munmap", 0)
+    return gather
+
+
+def split_vma(mm: Mm, vma: Vma, addr: int) -> tuple[Vma, Vma]:
+    """Split a VMA at ``addr`` (`__split_vma`); returns the low and the high part.  The high part's pgoff follows."""
+    j = mm.sys.journal
+    j.enter("__split_vma", ("vma", vma.start), ("addr", addr))
+    low = vma.replace(end=addr)
+    high = vma.replace(start=addr, pgoff=vma.pgoff + ((addr - vma.start) >> 12))
+    j.write(mm.vmas, vma.start, low)
+    j.write(mm.vmas, addr, high)
+    j.add(mm.counters, "map_count", 1)
+    j.leave("__split_vma", 0)
+    return low, high
+
+
+def unmap_region(mm: Mm, vmas: list[Vma], floor: int, ceiling: int) -> MmuGather:
+    """Clear the entries of detached VMAs and free the tables that nobody needs (`unmap_region`).
+
+    ``floor`` is the end of the VMA before, ``ceiling`` the start of the one after (0: none).
+    """
+    j = mm.sys.journal
+    j.enter("unmap_region", ("start", vmas[0].start), ("end", vmas[-1].end))
+    gather = MmuGather(mm)
+    update_hiwater_rss(mm)
+    for vma in vmas:
+        unmap_single_vma(mm, vma, vma.start, vma.end, gather)
+    free_pgtables(mm, vmas[0].start, vmas[-1].end, floor, ceiling, gather)
+    gather.finish()
+    j.leave("unmap_region")
+    return gather
+
+
+def free_pgtables(mm: Mm, start: int, end: int, floor: int, ceiling: int, gather: MmuGather) -> None:
+    """Free the tables of ``[start, end)`` whose whole span lies between ``floor`` and ``ceiling`` (0: no limit).
+
+    A table goes when none of the surviving neighbours reaches into its span; the root lives as long as the mm.
+    """
+    j = mm.sys.journal
+    j.enter("free_pgtables", ("floor", floor), ("ceiling", ceiling))
+    _free_level(mm, mm.pgd, 0, 0, start, end, floor, ceiling or mm.task_size + (1 << 39), gather)
+    j.leave("free_pgtables")
+
+
+def _free_level(
+    mm: Mm, row: int, level: int, base: int, start: int, end: int, floor: int, ceiling: int, gather: MmuGather
+) -> None:
+    """Free the children of the table in ``row``, which maps from address ``base`` on, the lowest level first."""
+    arena, levels = mm.sys.arena, mm.sys.mode.levels
+    if level == len(levels) - 1:
+        return
+    shift, mask = levels[level].shift, levels[level].entries - 1
+    for i in range((start >> shift) & mask, (((end - 1) >> shift) & mask) + 1):
+        slot = (row << arena.bits) | i
+        entry = arena.flat[slot]
+        if not entry or entry & _PAGE_PSE:
+            continue
+        low = base + (i << shift)
+        high = low + (1 << shift)
+        child = arena.child_row(slot)
+        _free_level(mm, child, level + 1, low, max(start, low), min(end, high), floor, ceiling, gather)
+        if low >= floor and high <= ceiling:
+            name = f"free_{levels[level + 1].name}_range"
+            j = mm.sys.journal
+            j.enter(name, ("address", low))
+            j.write(arena, slot, 0)
+            j.add(mm.counters, "pgtables", -4096)
+            gather.remove_table(child, max(start, low))
+            j.leave(name)

@@ -1,0 +1,256 @@
+"""What a process, and a driver on its behalf, can ask of the machine: the calls of the language as plain methods.
+
+Results are values; a call that fails raises `KernelError` (with ``errno``), an access that ends in a signal raises
+`SignalRaised`, and a refused zap is a `ZapResult` with a ``refusal``.  A call that fails has taken back nothing: what
+it did up to then is in the journal, as in the kernel.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import NoReturn
+
+import attrs
+
+from .drivers import open_backing
+from .errors import KernelError, VmvizError
+from .exec import execve as load_binary
+from .mm.access import EXEC, READ, WRITE, Access, access, peek
+from .mm.flags import (
+    MAP_ANONYMOUS,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MAP_SHARED_VALIDATE,
+    MAP_TYPE,
+    O_CREAT,
+    O_RDONLY,
+    O_RDWR,
+    PROT_EXEC,
+    PROT_READ,
+    PROT_WRITE,
+)
+from .mm.memory import pfn as pfn_calls
+from .mm.memory.zap import ZapResult, zap_vma_ptes
+from .mm.mm_types import File, Inode, Mm, System
+from .mm.mmap import Backing, do_brk, do_mmap
+from .mm.mmu_gather import MmuGather
+from .mm.munmap import do_munmap
+from .mm.vma import Vma
+from .trace.store import Keyed
+
+_PROT = {"r": PROT_READ, "w": PROT_WRITE, "x": PROT_EXEC, "-": 0}
+_FLAGS = {"private": MAP_PRIVATE, "shared": MAP_SHARED}
+
+
+class Syscalls:
+    """The calls; `Machine` provides the state."""
+
+    sys: System
+    mm: Mm
+    fds: Keyed
+    tasks: Keyed
+    pid: int
+
+    # -- files
+
+    def open(self, path: str, flags: int = O_RDWR) -> int:
+        """Open a device or file and return its descriptor (open(2)); ENOENT when there is none and no O_CREAT."""
+        inode = self._inode(path)
+        if inode is None:
+            if not flags & O_CREAT:
+                near = difflib.get_close_matches(path, [i.path for i in self._inodes()], 1)
+                hint = f"; the nearest is {near[0]}" if near else ""
+                raise KernelError("ENOENT", "open", f"there is no {path}{hint}")
+            inode = self._new_inode(path, "reg", 0)
+        return self._new_fd(path, flags, inode)
+
+    def memfd_create(self, name: str) -> int:
+        """Create an anonymous file in memory and return its descriptor (memfd_create(2))."""
+        return self._new_fd(f"/memfd:{name} (deleted)", O_RDWR, self._new_inode(f"/memfd:{name} (deleted)", "shmem", 0))
+
+    def ftruncate(self, fd: int, length: int) -> int:
+        """Set the size of a file in bytes (ftruncate(2)).  Simplified: mapped pages behind the new end stay mapped."""
+        file = self._file(fd, "ftruncate")
+        inode: Inode = self.sys.inodes.get(file.inode)
+        if inode.kind not in ("reg", "shmem"):
+            raise KernelError("EINVAL", "ftruncate", f"{file.path} is a device")
+        if length < inode.size:
+            raise KernelError("EINVAL", "ftruncate", "shrinking a file is not simulated")
+        self.sys.journal.write(self.sys.inodes, inode.id, attrs.evolve(inode, size=length))
+        return 0
+
+    def close(self, fd: int) -> int:
+        """Close a descriptor; mappings keep their file (close(2))."""
+        self._file(fd, "close")
+        self.sys.journal.write(self.fds, (self.pid, fd), None)
+        return 0
+
+    def _inodes(self) -> list[Inode]:
+        return list(self.sys.inodes.data.values())
+
+    def _inode(self, path: str) -> Inode | None:
+        return next((i for i in self._inodes() if i.path == path), None)
+
+    def _new_inode(self, path: str, kind: str, size: int) -> Inode:
+        number = self.sys.new_id("inode")
+        dev = "00:01" if kind == "shmem" else "fe:00"
+        inode = Inode(number, path, kind, size, "", number, dev)
+        self.sys.journal.write(self.sys.inodes, number, inode)
+        return inode
+
+    def _new_file(self, path: str, flags: int, inode: Inode) -> File:
+        file = File(self.sys.new_id("file"), path, flags, inode.id)
+        self.sys.journal.write(self.sys.files, file.id, file)
+        return file
+
+    def _new_fd(self, path: str, flags: int, inode: Inode) -> int:
+        file = self._new_file(path, flags, inode)
+        fd = next(n for n in range(3, 1 << 20) if self.fds.get((self.pid, n)) is None)
+        self.sys.journal.write(self.fds, (self.pid, fd), file.id)
+        return fd
+
+    def _file(self, fd: int, func: str) -> File:
+        number = self.fds.get((self.pid, fd))
+        if number is None:
+            raise KernelError("EBADF", func, f"descriptor {fd} is not open")
+        file: File = self.sys.files.get(number)
+        return file
+
+    # -- mappings
+
+    def mmap(
+        self, addr: int, length: int, prot: int | str, flags: int | str, fd: int = -1, offset: int = 0
+    ) -> int:
+        """Create a mapping and return its address (mmap(2)); sizes in bytes.
+
+        ``prot`` and ``flags`` are the C constants or, for short, "rw" and "private" or "shared"; without a descriptor
+        the mapping is anonymous.
+        """
+        prot = prot if isinstance(prot, int) else sum(_PROT[c] for c in prot)
+        if isinstance(flags, str):
+            flags = _FLAGS[flags] | (MAP_ANONYMOUS if fd < 0 else 0)
+        j = self.sys.journal
+        j.enter("mmap", ("addr", addr), ("length", length), ("prot", prot), ("flags", flags), ("fd", fd))
+        try:
+            backing = None
+            if not flags & MAP_ANONYMOUS:
+                backing = open_backing(self.sys, self._file(fd, "mmap"))
+            elif flags & MAP_TYPE == MAP_SHARED_VALIDATE:
+                raise KernelError("EINVAL", "mmap", "MAP_SHARED_VALIDATE needs a file")
+            elif flags & MAP_TYPE == MAP_SHARED and length and not offset & 4095:
+                backing = self._shared_anonymous(length)
+            address = do_mmap(self.mm, addr, length, prot, flags, backing, offset)
+        except KernelError as error:
+            j.leave("mmap", error.errno)
+            raise
+        j.leave("mmap", address)
+        return address
+
+    def _shared_anonymous(self, length: int) -> Backing:
+        """The shmem file behind a shared anonymous mapping (`shmem_zero_setup`)."""
+        inode = self._new_inode("/dev/zero (deleted)", "shmem", (length + 4095) & ~4095)
+        return open_backing(self.sys, self._new_file(inode.path, O_RDWR, inode))
+
+    def munmap(self, addr: int, length: int) -> MmuGather | None:
+        """Remove all mappings of a range (munmap(2)); returns what was flushed and freed, None for an empty range."""
+        j = self.sys.journal
+        j.enter("munmap", ("addr", addr), ("length", length))
+        try:
+            gather = do_munmap(self.mm, addr, length)
+        except KernelError as error:
+            j.leave("munmap", error.errno)
+            raise
+        j.leave("munmap", 0)
+        return gather
+
+    def brk(self, addr: int) -> int:
+        """Move the program break; returns the resulting one, the old one on failure (brk(2))."""
+        return do_brk(self.mm, addr)
+
+    def execve(self, path: str) -> int:
+        """Run a program in this process (execve(2)); a path that does not exist is made a small program.
+
+        Simplified: the address space must be fresh, as a machine has it after boot.
+        """
+        if any(v.file for v in self.mm.vmas):
+            raise KernelError("EBUSY", "execve", "this process runs a program already; a second execve is not simulated")
+        inode = self._inode(path) or self._new_inode(path, "reg", 8192)
+        comm = path.rsplit("/", 1)[-1][:15]
+        self.sys.journal.write(self.tasks, self.pid, attrs.evolve(self.tasks.get(self.pid), comm=comm))
+        load_binary(self.mm, self._new_file(path, O_RDONLY, inode))
+        return 0
+
+    # -- accesses
+
+    def load(self, addr: int, length: int = 1) -> Access:
+        """Read ``length`` bytes, touching each page once."""
+        return access(self.mm, addr, length, READ)
+
+    def store(self, addr: int, length: int = 1, data: bytes | int = 0x5A) -> Access:
+        """Write: one byte into each page of the range, or the bytes ``data`` from ``addr`` on."""
+        return access(self.mm, addr, len(data) if isinstance(data, bytes) else length, WRITE, data)
+
+    def exec(self, addr: int) -> Access:
+        """Fetch an instruction."""
+        return access(self.mm, addr, 1, EXEC)
+
+    def peek(self, addr: int, length: int) -> bytes:
+        """The bytes at an address as far as pages are present, without touching them."""
+        return peek(self.mm, addr, length)
+
+    # -- the driver side
+
+    def vma(self, where: int | str) -> Vma:
+        """The VMA that contains an address, or that has a name ("[stack]", "/dev/fb0", "fb0").
+
+        Raises `VmvizError` naming the nearest VMA when there is none.
+        """
+        if isinstance(where, str):
+            names = {v.name: v for v in self.mm.vmas if v.name}
+            for name, vma in names.items():
+                if where in (name, name.rsplit("/", 1)[-1]):
+                    return vma
+            near = difflib.get_close_matches(where, list(names), 1)
+            raise VmaNotFound(f"no VMA is named {where!r}" + (f"; the nearest name is {near[0]!r}" if near else ""))
+        vma = self.mm.vma_at(where)
+        if vma is None:
+            self._no_vma(where)
+        return vma
+
+    def _no_vma(self, address: int) -> NoReturn:
+        before, after = self.mm.vmas.find_prev(address), self.mm.find_vma(address)
+        sides = [
+            f"{v.start:#x}-{v.end:#x} {v.name or 'anonymous'} {word}"
+            for v, word in ((before, "below"), (after, "above"))
+            if v is not None
+        ]
+        raise VmaNotFound(f"no VMA contains {address:#x}; nearest: {', '.join(sides) or 'none'}")
+
+    def zap_vma_ptes(self, vma: Vma, address: int, size: int) -> ZapResult:
+        """Remove the PTEs of a range of a VM_PFNMAP VMA; see `vmviz.kernel.mm.memory.zap.zap_vma_ptes`."""
+        func = "zap_special_vma_range" if self.sys.zap_contract == "special" else "zap_vma_ptes"
+        return zap_vma_ptes(self.mm, vma, address, size, func)
+
+    def remap_pfn_range(self, vma: Vma, addr: int, pfn: int, size: int) -> Vma:
+        """Map consecutive frames; see `vmviz.kernel.mm.memory.pfn.remap_pfn_range`."""
+        return pfn_calls.remap_pfn_range(self.mm, vma, addr, pfn, size)
+
+    def io_remap_pfn_range(self, vma: Vma, addr: int, pfn: int, size: int) -> Vma:
+        """Map frames of a device; see `vmviz.kernel.mm.memory.pfn.io_remap_pfn_range`."""
+        return pfn_calls.io_remap_pfn_range(self.mm, vma, addr, pfn, size)
+
+    def vm_iomap_memory(self, vma: Vma, start: int, length: int) -> Vma:
+        """Map physical memory over a whole VMA; see `vmviz.kernel.mm.memory.pfn.vm_iomap_memory`."""
+        return pfn_calls.vm_iomap_memory(self.mm, vma, start, length)
+
+    def vm_insert_page(self, vma: Vma, addr: int, pfn: int) -> Vma:
+        """Map one page with a struct page; see `vmviz.kernel.mm.memory.pfn.vm_insert_page`."""
+        return pfn_calls.vm_insert_page(self.mm, vma, addr, pfn)
+
+    def vmf_insert_pfn(self, vma: Vma, addr: int, pfn: int) -> int:
+        """Map one raw frame; see `vmviz.kernel.mm.memory.pfn.vmf_insert_pfn`."""
+        return pfn_calls.vmf_insert_pfn(self.mm, vma, addr, pfn)
+
+
+class VmaNotFound(VmvizError):
+    """No VMA has the wanted address or name; the text names the nearest."""

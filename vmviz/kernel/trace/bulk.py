@@ -1,0 +1,163 @@
+"""Bulk records: many equal steps as one record with lanes, and a cursor that can stand inside it.
+
+Each lane says what the steps do to one store: `SetLane` replaces cells (the old values are kept), `AddLane` adds to
+cells or to one counter.  Moving the cursor moves all lanes together, so that refcounts, counters and entries agree at
+every position inside the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .store import Column, Counters, Index
+
+
+class ArrayStore(Protocol):
+    """A store with cells by number and vector access (`Column`, the table arena, the states of frames)."""
+
+    name: str
+
+    def put_many(self, index: Index, values: Any) -> None:
+        """Set many cells."""
+        ...
+
+
+def part(index: Index, a: int, b: int) -> Index:
+    """Steps ``a`` to ``b`` of a lane's index.
+
+    >>> part(slice(10, 20), 2, 5)
+    slice(12, 15, None)
+    """
+    if isinstance(index, slice):
+        return slice(index.start + a, index.start + b)
+    return index[a:b]
+
+
+def _values(values: Any, a: int, b: int) -> Any:
+    return values[a:b] if isinstance(values, np.ndarray) else values
+
+
+class SetLane:
+    """Step ``i`` sets cell ``index[i]`` of ``store`` from ``old[i]`` to ``new[i]`` (or to one value for all)."""
+
+    __slots__ = ("index", "new", "old", "store")
+
+    def __init__(self, store: ArrayStore, index: Index, old: Any, new: Any) -> None:
+        self.store = store
+        self.index = index
+        self.old = old
+        self.new = new
+
+    def forward(self, a: int, b: int) -> None:
+        """Apply steps ``a`` to ``b``."""
+        self.store.put_many(part(self.index, a, b), _values(self.new, a, b))
+
+    def backward(self, a: int, b: int) -> None:
+        """Take back steps ``a`` to ``b``."""
+        self.store.put_many(part(self.index, a, b), _values(self.old, a, b))
+
+
+class AddLane:
+    """Step ``i`` adds ``delta[i]`` (or ``delta``) to cell ``index[i]`` of a column."""
+
+    __slots__ = ("delta", "index", "store")
+
+    def __init__(self, store: Column, index: Index, delta: Any) -> None:
+        self.store = store
+        self.index = index
+        self.delta = delta
+
+    def forward(self, a: int, b: int) -> None:
+        """Apply steps ``a`` to ``b``."""
+        self.store.add_many(part(self.index, a, b), _values(self.delta, a, b))
+
+    def backward(self, a: int, b: int) -> None:
+        """Take back steps ``a`` to ``b``."""
+        d = _values(self.delta, a, b)
+        self.store.add_many(part(self.index, a, b), -d)
+
+
+class CountLane:
+    """Each step adds ``delta`` (or ``delta[i]``) to one counter."""
+
+    __slots__ = ("delta", "key", "store")
+
+    def __init__(self, store: Counters | Column, key: Any, delta: int | NDArray[np.int64]) -> None:
+        self.store = store
+        self.key: Hashable = key
+        self.delta = delta
+
+    def _sum(self, a: int, b: int) -> int:
+        d = self.delta
+        return int(d[a:b].sum()) if isinstance(d, np.ndarray) else d * (b - a)
+
+    def forward(self, a: int, b: int) -> None:
+        """Apply steps ``a`` to ``b``."""
+        self.store.add(self.key, self._sum(a, b))  # type: ignore[arg-type]
+
+    def backward(self, a: int, b: int) -> None:
+        """Take back steps ``a`` to ``b``."""
+        self.store.add(self.key, -self._sum(a, b))  # type: ignore[arg-type]
+
+
+Lane = SetLane | AddLane | CountLane
+
+
+class Bulk:
+    """``n`` equal steps of the function ``func``; step ``i`` is about the page at ``address + i * stride`` (bytes).
+
+    When the steps are not evenly spaced, ``addresses`` holds each one's address.  ``cuts`` are the steps at which a
+    new call of ``func`` begins (one page table each): the call tree shows as many calls, made only when looked at.
+    """
+
+    __slots__ = ("address", "addresses", "cuts", "fields", "func", "lanes", "n", "stride")
+
+    def __init__(
+        self,
+        func: str,
+        n: int,
+        lanes: tuple[Lane, ...],
+        *,
+        address: int = 0,
+        stride: int = 4096,
+        addresses: NDArray[np.uint64] | None = None,
+        cuts: tuple[int, ...] = (0,),
+        fields: tuple[tuple[str, Any], ...] = (),
+    ) -> None:
+        self.func = func
+        self.n = n
+        self.lanes = lanes
+        self.address = address
+        self.stride = stride
+        self.addresses = addresses
+        self.cuts = cuts
+        self.fields = fields
+
+    def __repr__(self) -> str:
+        return f"Bulk({self.func}, n={self.n}, at={self.address:#x})"
+
+    def forward(self, a: int, b: int) -> None:
+        """Apply steps ``a`` to ``b``."""
+        for lane in self.lanes:
+            lane.forward(a, b)
+
+    def backward(self, a: int, b: int) -> None:
+        """Take back steps ``a`` to ``b``, the last lane first."""
+        for lane in reversed(self.lanes):
+            lane.backward(a, b)
+
+    def address_of(self, step: int) -> int:
+        """The address (bytes) that step ``step`` is about."""
+        if self.addresses is not None:
+            return int(self.addresses[step])
+        return self.address + step * self.stride
+
+    def step_of(self, address: int) -> int:
+        """The first step at or above ``address``; ``n`` when there is none."""
+        if self.addresses is not None:
+            return int(np.searchsorted(self.addresses, np.uint64(address)))
+        return min(self.n, max(0, -((self.address - address) // self.stride)))

@@ -1,0 +1,250 @@
+"""The journal: the only writer of the stores, and the memory of everything that was written.
+
+Records lie in one list, in the order in which things happened: *writes* (plain tuples ``(store, key, old, new)``),
+`Bulk` writes, and marks that change nothing: `Enter` and `Leave` of kernel functions, `Check`s, `Event`s
+(tracepoints).  A *position* is a pair ``(record, step)``: all records before ``record`` are applied, and ``step`` steps
+of that one, if it is a bulk.  Moving the position applies or takes back writes on the very stores that the panes read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .bulk import Bulk, Lane
+from .store import Store, digest
+
+Position = tuple[int, int]
+"""``(record, step)``: records before ``record`` are applied, and ``step`` steps of that one."""
+
+Fields = tuple[tuple[str, Any], ...]
+
+
+class Enter:
+    """A kernel function is entered; ``fields`` are its arguments (addresses as ints)."""
+
+    __slots__ = ("fields", "func")
+
+    def __init__(self, func: str, fields: Fields) -> None:
+        self.func = func
+        self.fields = fields
+
+    def __repr__(self) -> str:
+        return f"Enter({self.func})"
+
+
+class Leave:
+    """The kernel function entered last returns ``ret`` (None: void)."""
+
+    __slots__ = ("func", "ret")
+
+    def __init__(self, func: str, ret: Any) -> None:
+        self.func = func
+        self.ret = ret
+
+    def __repr__(self) -> str:
+        return f"Leave({self.func}, {self.ret})"
+
+
+class Check:
+    """A condition that the running function judged, with the values compared and the outcome."""
+
+    __slots__ = ("compared", "expression", "name", "note", "passed", "reached")
+
+    def __init__(
+        self, name: str, expression: str, compared: str, passed: bool, reached: bool = True, note: str = ""
+    ) -> None:
+        self.name = name
+        self.expression = expression
+        self.compared = compared
+        self.passed = passed
+        self.reached = reached
+        self.note = note
+
+    def __repr__(self) -> str:
+        return f"Check({self.name}, {'pass' if self.passed else 'FAIL'})"
+
+
+class Event:
+    """A tracepoint, by the kernel's own name."""
+
+    __slots__ = ("fields", "name")
+
+    def __init__(self, name: str, fields: Fields) -> None:
+        self.name = name
+        self.fields = fields
+
+    def __repr__(self) -> str:
+        return f"Event({self.name})"
+
+
+Write = tuple[Store, Any, Any, Any]
+Record = Write | Bulk | Enter | Leave | Check | Event
+
+
+class Journal:
+    """The records, the position in them, and the stores that they are about.
+
+    >>> from vmviz.kernel.trace.store import Keyed
+    >>> j = Journal(); k = Keyed("k"); j.register(k)
+    >>> j.write(k, "a", 1); j.write(k, "a", 2); k.get("a")
+    2
+    >>> j.seek((1, 0)); k.get("a")
+    1
+    >>> j.seek(j.end); k.get("a")
+    2
+    """
+
+    __slots__ = ("_at", "enabled", "records", "stores")
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.stores: dict[str, Store] = {}
+        self.enabled = True
+        self._at: Position | None = None  # None: at the end, the only place where it is written
+
+    # -- stores
+
+    def register(self, store: Store) -> None:
+        """Make ``store`` part of the digest."""
+        self.stores[store.name] = store
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical content of all stores."""
+        return digest(self.stores.values())
+
+    # -- writing, by the kernel
+
+    def write(self, store: Store, key: Any, new: Any) -> None:
+        """Set one cell of a store."""
+        if self.enabled:
+            self.records.append((store, key, store.get(key), new))
+        store.put(key, new)
+
+    def add(self, store: Any, key: Any, delta: int) -> None:
+        """Add to one counter or cell."""
+        old = store.get(key)
+        if self.enabled:
+            self.records.append((store, key, old, old + delta))
+        store.put(key, old + delta)
+
+    def bulk(self, record: Bulk) -> None:
+        """Apply and keep a bulk record."""
+        for lane in record.lanes:
+            lane.forward(0, record.n)
+        if self.enabled:
+            self.records.append(record)
+
+    def applied(self, record: Bulk, *done: Lane) -> None:
+        """Keep a bulk record some of whose lanes the caller has written already (the fast path of a zap)."""
+        for lane in record.lanes:
+            if lane not in done:
+                lane.forward(0, record.n)
+        if self.enabled:
+            self.records.append(record)
+
+    def enter(self, func: str, *fields: tuple[str, Any]) -> None:
+        """A kernel function is entered."""
+        if self.enabled:
+            self.records.append(Enter(func, fields))
+
+    def leave(self, func: str, ret: Any = None) -> None:
+        """The function entered last returns."""
+        if self.enabled:
+            self.records.append(Leave(func, ret))
+
+    def check(
+        self, name: str, expression: str, compared: str, passed: bool, reached: bool = True, note: str = ""
+    ) -> bool:
+        """A condition is judged; returns ``passed``."""
+        if self.enabled:
+            self.records.append(Check(name, expression, compared, passed, reached, note))
+        return passed
+
+    def event(self, name: str, *fields: tuple[str, Any]) -> None:
+        """A tracepoint is passed."""
+        if self.enabled:
+            self.records.append(Event(name, fields))
+
+    # -- time travel, by the session
+
+    @property
+    def end(self) -> Position:
+        """The position after the last record."""
+        return (len(self.records), 0)
+
+    @property
+    def position(self) -> Position:
+        """Where the stores stand now."""
+        return self._at or self.end
+
+    def seek(self, to: Position) -> None:
+        """Apply or take back writes until the stores stand at ``to``."""
+        rec, step = to
+        if not (0 <= rec <= len(self.records)) or (step and not self._inside(rec, step)):
+            raise IndexError(f"position {to} is not in the journal, which ends at {self.end}")
+        here = self.position
+        if to > here:
+            self._forward(here, to)
+        elif to < here:
+            self._backward(here, to)
+        self._at = None if to == self.end else to
+
+    def _inside(self, rec: int, step: int) -> bool:
+        record = self.records[rec] if rec < len(self.records) else None
+        return isinstance(record, Bulk) and 0 < step < record.n
+
+    def _forward(self, here: Position, to: Position) -> None:
+        (rec, step), (last, last_step) = here, to
+        records = self.records
+        while rec < last:
+            r = records[rec]
+            if type(r) is tuple:
+                r[0].put(r[1], r[3])
+            elif type(r) is Bulk:
+                r.forward(step, r.n)
+            step = 0
+            rec += 1
+        if last_step > step:
+            bulk = records[last]
+            assert isinstance(bulk, Bulk)
+            bulk.forward(step, last_step)
+
+    def _backward(self, here: Position, to: Position) -> None:
+        (rec, step), (first, first_step) = here, to
+        records = self.records
+        if step:
+            bulk = records[rec]
+            assert isinstance(bulk, Bulk)
+            bulk.backward(first_step if rec == first else 0, step)
+        while rec > first:
+            rec -= 1
+            r = records[rec]
+            if type(r) is tuple:
+                r[0].put(r[1], r[2])
+            elif type(r) is Bulk:
+                r.backward(first_step if rec == first else 0, r.n)
+
+    def truncate(self) -> None:
+        """Drop the future: records after the position, which must not stand inside a bulk."""
+        rec, step = self.position
+        if step:
+            raise ValueError("the position stands inside a bulk record; move it to a border first")
+        del self.records[rec:]
+        self._at = None
+
+    # -- looking
+
+    def between(self, a: Position, b: Position) -> Iterator[tuple[Record, int, int]]:
+        """The records from position ``a`` to ``b`` (``a <= b``), each with the steps ``(from, to)`` concerned.
+
+        A write counts as one step, a mark as none.
+        """
+        (rec, step), (last, last_step) = a, b
+        while rec < last:
+            r = self.records[rec]
+            yield r, step, r.n if type(r) is Bulk else int(type(r) is tuple)
+            step = 0
+            rec += 1
+        if last_step > step:
+            yield self.records[last], step, last_step

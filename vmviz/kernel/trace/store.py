@@ -1,0 +1,161 @@
+"""The stores: everything that an operation can change, each with a raw ``put`` that only the journal calls.
+
+A store knows how to read, write and serialise its own cells and nothing of who writes them.  `Column` holds numbers by
+index (frame columns, tables of the arena), `Keyed` immutable values by key (tasks, files, the fields of an mm),
+`Counters` named integers.  What can be recomputed from a store (free lists, pyramids of counts) is derived, not stored:
+subclasses keep it in step inside ``put`` and ``put_many``, so that undo keeps it in step too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Index = slice | NDArray[np.int64]
+"""Where a lane lies in a column: a slice for neighbours, else an array of indices."""
+
+
+class Store(Protocol):
+    """What the journal needs of a store."""
+
+    name: str
+
+    def get(self, key: Any, /) -> Any:
+        """The value at ``key``."""
+        ...
+
+    def put(self, key: Any, value: Any, /) -> None:
+        """Set the value at ``key``; only the journal calls this."""
+        ...
+
+    def serial(self) -> bytes:
+        """Canonical bytes of the content; empty for a store in its first state."""
+        ...
+
+
+class Column:
+    """A numpy column: scalar cells through a flat view of the same memory, ranges through numpy.
+
+    >>> c = Column("refcount", 4, np.int32)
+    >>> c.put(2, 7); c.get(2), c.array.tolist()
+    (7, [0, 0, 7, 0])
+    """
+
+    def __init__(self, name: str, length: int, dtype: DTypeLike) -> None:
+        self.name = name
+        self.array: NDArray[Any] = np.zeros(length, dtype)
+        self.flat = memoryview(self.array)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def get(self, key: int, /) -> int:
+        """The cell at index ``key``."""
+        return self.flat[key]
+
+    def put(self, key: int, value: int, /) -> None:
+        """Set one cell."""
+        self.flat[key] = value
+
+    def put_many(self, index: Index, values: Any) -> None:
+        """Set many cells, to one value each or to one for all."""
+        self.array[index] = values
+
+    def add(self, key: int, delta: int) -> None:
+        """Add to one cell."""
+        self.put(key, self.flat[key] + delta)
+
+    def add_many(self, index: Index, delta: Any) -> None:
+        """Add to many cells; an index may come up more than once."""
+        if isinstance(index, slice):
+            self.array[index] += delta
+        else:
+            np.add.at(self.array, index, delta)
+
+    def serial(self) -> bytes:
+        """The non-zero cells with their indices."""
+        where = np.flatnonzero(self.array)
+        if not len(where):
+            return b""
+        return where.astype("<i8").tobytes() + self.array[where].astype("<i8", casting="unsafe").tobytes()
+
+
+class Keyed:
+    """A dictionary of immutable values; ``None`` means that the key is absent.
+
+    >>> k = Keyed("tasks")
+    >>> k.put(1, "init"); k.get(1), k.get(2)
+    ('init', None)
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.data: dict[Any, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.data)
+
+    def get(self, key: Hashable, /) -> Any:
+        """The value at ``key``, or None."""
+        return self.data.get(key)
+
+    def put(self, key: Hashable, value: Any, /) -> None:
+        """Set or, with None, remove."""
+        if value is None:
+            self.data.pop(key, None)
+        else:
+            self.data[key] = value
+
+    def serial(self) -> bytes:
+        """The items, ordered by the text of their keys."""
+        return "\n".join(f"{k!r}={self.data[k]!r}" for k in sorted(self.data, key=repr)).encode()
+
+
+class Counters:
+    """Named integers: the counters of an mm.
+
+    >>> c = Counters("mm1.counters", ("anon", "file")); c.add("anon", 2); c.get("anon")
+    2
+    """
+
+    def __init__(self, name: str, names: Iterable[str]) -> None:
+        self.name = name
+        self.data = dict.fromkeys(names, 0)
+
+    def get(self, key: str, /) -> int:
+        """The counter's value."""
+        return self.data[key]
+
+    def put(self, key: str, value: int, /) -> None:
+        """Set the counter."""
+        self.data[key] = value
+
+    def add(self, key: str, delta: int) -> None:
+        """Add to the counter."""
+        self.data[key] += delta
+
+    def serial(self) -> bytes:
+        """The non-zero counters by name."""
+        return "\n".join(f"{k}={v}" for k, v in sorted(self.data.items()) if v).encode()
+
+
+def digest(stores: Iterable[Store]) -> str:
+    """SHA-256 over the canonical bytes of ``stores``, by name; stores in their first state do not count.
+
+    >>> digest([Keyed("a")]) == digest([])
+    True
+    """
+    h = hashlib.sha256()
+    for store in sorted(stores, key=lambda s: s.name):
+        raw = store.serial()
+        if raw:
+            h.update(f"{store.name}:{len(raw)}:".encode())
+            h.update(raw)
+    return h.hexdigest()

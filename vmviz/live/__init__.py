@@ -1,0 +1,25 @@
+"""Real processes and saved snapshots as plain data: read-only, columnar, the same form for both.
+
+`read_process` reads a running Linux process, `write_snapshot` and `read_snapshot` keep the result in a file
+that opens on any system.
+"""
+
+from vmviz.live.errors import LiveError, SnapshotError
+from vmviz.live.image import PageColumns, ProcessImage, TextColumn, VmaRecord, VmaTable
+from vmviz.live.pagemap import Limits
+from vmviz.live.process import read_process
+from vmviz.live.snapshot import read_snapshot, write_snapshot
+
+__all__ = [
+    "Limits",
+    "LiveError",
+    "PageColumns",
+    "ProcessImage",
+    "SnapshotError",
+    "TextColumn",
+    "VmaRecord",
+    "VmaTable",
+    "read_process",
+    "read_snapshot",
+    "write_snapshot",
+]

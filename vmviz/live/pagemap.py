@@ -1,0 +1,291 @@
+"""Reading /proc/PID/pagemap, /proc/kpageflags and /proc/kpagecount in bounded memory.
+
+Adjacent VMAs are read with one call.  A large and mostly empty range is asked about first: PAGEMAP_SCAN
+(Linux 6.7) names its populated parts; without it, a range for which smaps counts nothing is skipped, and what
+is left is read in chunks up to a stated limit.
+"""
+
+from __future__ import annotations
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from vmviz.live.image import KPF_NOPAGE, PM_PFRAME, PM_PRESENT, U64, VM_PFNMAP, PageColumns, VmaTable
+from vmviz.live.procfs import GoneError, ProcFs
+
+CHUNK_PAGES = 1 << 18  # 2 MiB of pagemap, 1 GiB of address space with 4 KiB pages
+JOIN_GAP = 16  # pages: reading a small hole is cheaper than another call
+PFN_GAP = 64
+
+
+@attrs.frozen
+class Limits:
+    """What one reading may cost.
+
+    ``max_pages`` bounds the rows kept (40 bytes each).  ``dense_pages``: ranges up to this length are read
+    without asking first.  ``blind_pages`` bounds what is read of large ranges when PAGEMAP_SCAN is missing (8
+    bytes a page, about 60 ms per million).  ``max_text`` bounds maps and smaps in bytes.  ``attempts``: how
+    often a changing process is read again.
+    """
+
+    max_pages: int = 1 << 24
+    dense_pages: int = 1 << 16
+    blind_pages: int = 1 << 28
+    max_text: int = 1 << 30
+    attempts: int = 4
+
+
+@attrs.define
+class Scratch:
+    """The buffers of a reading, made before it begins: reading oneself must not change one's own maps."""
+
+    words: U64 = attrs.field(factory=lambda: np.zeros(CHUNK_PAGES, dtype=np.uint64))
+
+
+@attrs.frozen
+class PagemapResult:
+    """The rows found, the byte ranges left unknown because of a limit, and the warnings about it."""
+
+    vpn: U64
+    entry: U64
+    unread: tuple[tuple[int, int], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def resident_kb(vmas: VmaTable) -> U64 | None:
+    """Return what smaps counts as mapped or swapped, in kB per VMA, or None without smaps.
+
+    The shared zero page and VM_PFNMAP entries count nothing.
+    """
+    if "Rss" not in vmas.smaps:
+        return None
+    total = np.zeros(len(vmas), dtype=np.uint64)
+    for name in ("Rss", "Swap", "Shared_Hugetlb", "Private_Hugetlb"):
+        if name in vmas.smaps:
+            total += vmas.smaps[name]
+    return total
+
+
+def plan_runs(vmas: VmaTable, page_size: int, dense_pages: int) -> list[tuple[int, int, int]]:
+    """Return the ranges to look at as (first vpn, end vpn, row), row -1 for a joined run of small VMAs.
+
+    VM_PFNMAP VMAs are left out.  A VMA longer than ``dense_pages`` stands alone, with its row.
+
+    >>> from vmviz.live.image import VmaRecord
+    >>> def vma(start, end, flags=0x73):
+    ...     return VmaRecord(start, end, "rw-p", 0, "00:00", 0, "", flags, "")
+    >>> table = VmaTable.of([vma(0x1000, 0x2000), vma(0x2000, 0x5000), vma(0x5000, 0x6000, 0x400)])
+    >>> plan_runs(table, 4096, dense_pages=64)
+    [(1, 5, -1)]
+    """
+    size = np.uint64(page_size)
+    first, end = vmas.start // size, vmas.end // size
+    rows = np.flatnonzero((vmas.vm_flags & np.uint64(VM_PFNMAP)) == 0)
+    if not len(rows):
+        return []
+    low, high = first[rows], end[rows]
+    large = high - low > np.uint64(dense_pages)
+    joined = (low[1:] - high[:-1] <= np.uint64(JOIN_GAP)) & ~large[1:] & ~large[:-1]
+    # A hole may be a PFNMAP VMA: its entries read as empty, so joining over it is harmless.
+    heads = np.flatnonzero(np.concatenate((np.ones(1, dtype=bool), ~joined)))
+    tails = np.concatenate((heads[1:], np.array([len(rows)], dtype=np.int64))) - 1
+    own = np.where(large[heads], rows[heads], -1)
+    return list(zip(low[heads].tolist(), high[tails].tolist(), own.tolist(), strict=True))
+
+
+def read_pagemap(
+    proc: ProcFs, fd: int, vmas: VmaTable, *, page_size: int, limits: Limits, scratch: Scratch
+) -> PagemapResult:
+    """Read every populated entry of the VMAs that are not VM_PFNMAP.
+
+    Raises GoneError when the address space ends meanwhile.
+    """
+    reader = _Reader(proc, fd, page_size, limits, scratch)
+    resident = resident_kb(vmas)
+    for first, end, row in plan_runs(vmas, page_size, limits.dense_pages):
+        if row < 0:
+            reader.read(first, end)
+        else:
+            reader.read_large(first, end, None if resident is None else int(resident[row]))
+    vpn, entry = reader.rows()
+    inside = inside_mask(vpn, vmas, page_size)
+    if not inside.all():  # a VMA came up in a joined hole meanwhile; the comparison of maps will say so
+        vpn, entry = vpn[inside], entry[inside]
+    return PagemapResult(vpn, entry, tuple(reader.unread), tuple(reader.warnings()))
+
+
+def inside_mask(vpn: U64, vmas: VmaTable, page_size: int) -> NDArray[np.bool_]:
+    """Return which pages lie inside a VMA that is not VM_PFNMAP."""
+    if not len(vmas):
+        return np.zeros(len(vpn), dtype=bool)
+    size = np.uint64(page_size)
+    # Few VMAs meet many sorted pages: find each border among the pages instead of each page among the VMAs.
+    low, high = np.searchsorted(vpn, vmas.start // size), np.searchsorted(vpn, vmas.end // size)
+    plain = (vmas.vm_flags & np.uint64(VM_PFNMAP)) == 0
+    steps = np.zeros(len(vpn) + 1, dtype=np.int64)
+    np.add.at(steps, low[plain], 1)
+    np.add.at(steps, high[plain], -1)
+    mask: NDArray[np.bool_] = np.cumsum(steps[:-1]) > 0
+    return mask
+
+
+class _Reader:
+    def __init__(self, proc: ProcFs, fd: int, page_size: int, limits: Limits, scratch: Scratch) -> None:
+        self.proc, self.fd, self.page_size = proc, fd, page_size
+        self.limits, self.words = limits, scratch.words
+        self.unread: list[tuple[int, int]] = []
+        self._vpns: list[U64] = []
+        self._entries: list[U64] = []
+        self._kept = 0
+        self._blind = limits.blind_pages
+        self._can_scan = True
+        self._skipped = 0
+        self._over_blind = self._over_kept = False
+
+    def read(self, first: int, end: int) -> None:
+        """Read [first, end) in chunks and keep what is present or swapped."""
+        for low in range(first, end, len(self.words)):
+            if self._kept >= self.limits.max_pages:
+                self._over_kept = True
+                self._leave(low, end)
+                return
+            want = min(len(self.words), end - low)
+            chunk = self.words[:want]
+            if self.proc.pread_words(self.fd, chunk, low) < want:
+                raise GoneError
+            hits = np.flatnonzero(chunk >> np.uint64(62))
+            room = self.limits.max_pages - self._kept
+            if len(hits) > room:
+                self._over_kept = True
+                self._leave(low + int(hits[room]), end)
+                hits = hits[:room]
+            if len(hits):
+                self._vpns.append(hits.astype(np.uint64) + np.uint64(low))
+                self._entries.append(chunk[hits])
+                self._kept += len(hits)
+            if self._over_kept:
+                return
+
+    def read_large(self, first: int, end: int, resident_kb: int | None) -> None:
+        """Read a range that may be almost empty."""
+        if resident_kb is not None and resident_kb * 1024 * 4 >= (end - first) * self.page_size:
+            self.read(first, end)
+            return
+        first = self._read_scanned(first, end)
+        if first >= end:
+            return
+        if resident_kb == 0:
+            self._skipped += 1
+            return
+        stop = min(end, first + self._blind)
+        self._blind -= stop - first
+        self.read(first, stop)
+        if stop < end:
+            self._over_blind = True
+            self._leave(stop, end)
+
+    def _read_scanned(self, first: int, end: int) -> int:
+        """Read what PAGEMAP_SCAN names; return the page up to which the range is done."""
+        size = self.page_size
+        while self._can_scan and first < end:
+            answer = self.proc.scan_populated(self.fd, first * size, end * size)
+            if answer is None:
+                self._can_scan = False
+                break
+            for low, high in self._joined(answer[0]):
+                self.read(low, high)
+            first = answer[1] // size
+            if self._over_kept:
+                self._leave(first, end)
+                return end
+        return first
+
+    def _joined(self, parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        out: list[tuple[int, int]] = []
+        for start, stop in parts:
+            low, high = start // self.page_size, stop // self.page_size
+            if out and low - out[-1][1] <= JOIN_GAP:
+                out[-1] = (out[-1][0], high)
+            else:
+                out.append((low, high))
+        return out
+
+    def _leave(self, first: int, end: int) -> None:
+        if first < end:
+            self.unread.append((first * self.page_size, end * self.page_size))
+
+    def rows(self) -> tuple[U64, U64]:
+        """Return the columns vpn and entry of everything kept."""
+        if not self._vpns:
+            return np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint64)
+        return np.concatenate(self._vpns), np.concatenate(self._entries)
+
+    def warnings(self) -> list[str]:
+        """Say what was not read."""
+        out = []
+        if self._skipped:
+            out.append(
+                f"{self._skipped} large VMAs with Rss and Swap 0 were not read, because the kernel has no "
+                "PAGEMAP_SCAN (Linux 6.7): mappings of the shared zero page in them do not show"
+            )
+        if self._over_blind:
+            out.append(
+                f"without PAGEMAP_SCAN (Linux 6.7) at most {self.limits.blind_pages} pages of large VMAs "
+                "are read: the rest is unknown"
+            )
+        if self._over_kept:
+            out.append(f"more than {self.limits.max_pages} pages are populated: the rest is unknown")
+        return out
+
+
+def pfn_runs(pfns: U64) -> list[tuple[int, int]]:
+    """Return the half-open runs that cover sorted ``pfns``, joined over gaps of up to `PFN_GAP` frames.
+
+    >>> pfn_runs(np.array([5, 6, 9, 1000], dtype=np.uint64))
+    [(5, 10), (1000, 1001)]
+    """
+    if not len(pfns):
+        return []
+    cuts = np.flatnonzero(pfns[1:] - pfns[:-1] > np.uint64(PFN_GAP))
+    first = pfns[np.concatenate((np.zeros(1, dtype=np.int64), cuts + 1))]
+    last = pfns[np.concatenate((cuts, np.array([len(pfns) - 1], dtype=np.int64)))]
+    return list(zip(first.tolist(), (last + np.uint64(1)).tolist(), strict=True))
+
+
+def read_by_pfn(proc: ProcFs, fd: int, pfn: U64, scratch: Scratch, absent: int) -> U64:
+    """Return each frame's word from a file indexed by PFN; 0 for PFN 0, ``absent`` past the end."""
+    distinct, back = np.unique(pfn, return_inverse=True)
+    values = np.zeros(len(distinct), dtype=np.uint64)
+    for first, end in pfn_runs(distinct[distinct != 0]):
+        for low in range(first, end, len(scratch.words)):
+            chunk = scratch.words[: min(len(scratch.words), end - low)]
+            got = proc.pread_words(fd, chunk, low)
+            chunk[got:] = absent
+            i, j = np.searchsorted(distinct, np.array([low, low + len(chunk)], dtype=np.uint64))
+            values[i:j] = chunk[(distinct[i:j] - np.uint64(low)).astype(np.int64)]
+    return values[back]
+
+
+def with_frames(proc: ProcFs, vpn: U64, entry: U64, scratch: Scratch) -> tuple[PageColumns, bool, str]:
+    """Add PFNs, flags and counts to the rows; return (pages, PFNs visible, the rights that are missing)."""
+    present = (entry & np.uint64(PM_PRESENT)) != 0
+    pfn = np.where(present, entry & np.uint64(PM_PFRAME), np.uint64(0))
+    if present.any() and not pfn.any():
+        right = (
+            "CAP_SYS_ADMIN in the first user namespace (without it /proc/PID/pagemap shows no page frame "
+            "numbers, and so /proc/kpageflags and /proc/kpagecount cannot be looked up)"
+        )
+        return PageColumns(vpn, entry, pfn), False, right
+    missing: list[str] = []
+    columns: list[U64 | None] = []
+    for name, absent in (("/kpageflags", KPF_NOPAGE), ("/kpagecount", 0)):
+        try:
+            with proc.open(name) as fd:
+                columns.append(read_by_pfn(proc, fd, pfn, scratch, absent))
+        except OSError as error:
+            columns.append(None)
+            missing.append(
+                f"reading {proc.path(name)} (mode 0400: root or CAP_DAC_READ_SEARCH): {error.strerror}"
+            )
+    return PageColumns(vpn, entry, pfn, columns[0], columns[1]), True, "; ".join(missing)

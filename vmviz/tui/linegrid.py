@@ -1,0 +1,409 @@
+"""LineGrid: the one base of all panes, a scrolling list of lines that are pulled only when they are seen.
+
+A pane gives `row_count` and `row`; the grid draws a title rule that does not scroll, a rule at its right, the
+row cursor, and repaints single lines.  It keeps the painted strips, so scrolling back, focus changes and
+repaints of a neighbour cost no new lines.  A pane that changed says which rows (`touch_rows`) or that all did
+(`touch_all`); the grid never looks for changes itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.reactive import reactive
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from vmviz.tui.glyphs import to_ascii
+from vmviz.tui.styles import StyleBook, book_for, line_segments, rule_line
+from vmviz.views.cells import Line
+
+TITLE_ROWS = 1
+"""Screen rows that the title rule takes."""
+
+_CACHED_ROWS = 1024
+_Key = tuple[int, int, int, str, str, bool]
+
+
+class LineGrid(ScrollView, can_focus=True, inherit_bindings=False):
+    """A focusable, scrolling grid of lines; subclass it and give `row_count` and `row`.
+
+    ``title`` and ``title_right`` are the words in the title rule, ``alert`` draws the rule as one that wants
+    attention, ``right_rule`` draws ``│`` as the last column (``║`` beside the visible part when not all rows
+    fit), ``row_cursor`` false takes the cursor away, ``hover_rows`` true marks the row under the mouse.
+    ``rows_rendered`` counts the rows painted and ``rows_pulled`` those among them that `row` was asked for.
+    """
+
+    DEFAULT_CSS = """
+    LineGrid {
+        overflow: hidden hidden;
+        background: $background;
+    }
+    """
+    ALLOW_SELECT = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "cursor_up", "Up", show=False, id="grid.up"),
+        Binding("down", "cursor_down", "Down", show=False, id="grid.down"),
+        Binding("pageup", "page_up", "Page up", show=False, id="grid.page_up"),
+        Binding("pagedown", "page_down", "Page down", show=False, id="grid.page_down"),
+        Binding("home", "first_row", "First row", show=False, id="grid.first"),
+        Binding("end", "last_row", "Last row", show=False, id="grid.last"),
+    ]
+
+    cursor: reactive[int] = reactive(0, repaint=False, init=False)
+    """The row of the cursor, from 0; kept inside the rows and visible."""
+
+    class RowMessage(Message):
+        """A message about a row; ``grid`` and ``control`` are the sender."""
+
+        def __init__(self, grid: LineGrid, row: int) -> None:
+            super().__init__()
+            self.grid = grid
+            self.row = row
+
+        @property
+        def control(self) -> LineGrid:
+            return self.grid
+
+    class CursorMoved(RowMessage):
+        """The cursor stands on another row; of several in a hurry only the last one arrives."""
+
+        def can_replace(self, message: Message) -> bool:
+            return isinstance(message, LineGrid.CursorMoved) and message.grid is self.grid
+
+    class RowPressed(RowMessage):
+        """The left button went down on a row, at a column of its text; ``shift`` extends a range."""
+
+        def __init__(self, grid: LineGrid, row: int, column: int, shift: bool) -> None:
+            super().__init__(grid, row)
+            self.column = column
+            self.shift = shift
+
+    class RowDragged(RowMessage):
+        """The mouse came to another cell with the left button down; of several only the last one arrives."""
+
+        def __init__(self, grid: LineGrid, row: int, column: int) -> None:
+            super().__init__(grid, row)
+            self.column = column
+
+        def can_replace(self, message: Message) -> bool:
+            return isinstance(message, LineGrid.RowDragged) and message.grid is self.grid
+
+    def __init__(
+        self,
+        *,
+        title: str = "",
+        title_right: str = "",
+        right_rule: bool = False,
+        row_cursor: bool = True,
+        hover_rows: bool = False,
+        name: str | None = None,
+        id: str | None = None,
+        classes: str | None = None,
+        disabled: bool = False,
+    ) -> None:
+        super().__init__(name=name, id=id, classes=classes, disabled=disabled)
+        self.title = title
+        self.title_right = title_right
+        self.right_rule = right_rule
+        self.row_cursor = row_cursor
+        self.hover_rows = hover_rows
+        self.alert = False
+        self.rows_rendered = 0
+        self.rows_pulled = 0
+        self._generation = 0
+        self._book: StyleBook | None = None
+        self._strips: dict[int, tuple[_Key, Strip]] = {}
+        self._hover: int | None = None
+        self._drag_from: tuple[int, int] | None = None
+
+    # What a pane gives.
+
+    def row_count(self) -> int:
+        """The number of rows; asked often, so it should be cheap."""
+        raise NotImplementedError
+
+    def row(self, index: int, width: int) -> Line:
+        """The row as cells; the grid cuts or pads it to ``width`` columns."""
+        raise NotImplementedError
+
+    def row_class(self, index: int) -> str:
+        """The variant of a row apart from cursor and mouse: "" or "selected"."""
+        return ""
+
+    def can_stand(self, index: int) -> bool:
+        """Whether the cursor may stand on a row; blank and legend rows are skipped by the keys."""
+        return True
+
+    def title_line(self, width: int) -> Line:
+        """The title rule: ``── VMAs ─────── 5 ─``; ``═`` in the pane that has the keys or wants attention."""
+        return rule_line(width, self.title, self.title_right, focus=self.has_focus, alert=self.alert)
+
+    # What a pane says.
+
+    def touch_rows(self, rows: Collection[int]) -> None:
+        """These rows read differently now: repaint those in view (a ``range`` is the cheapest collection)."""
+        wanted = rows if isinstance(rows, range) else frozenset(rows)
+        for row in [row for row in self._strips if row in wanted]:
+            del self._strips[row]
+        top = self.scroll_offset.y
+        self._repaint([row for row in range(top, top + self.page_rows) if row in wanted])
+
+    def touch_title(self) -> None:
+        """The title rule reads differently now."""
+        self.refresh(Region(0, 0, self.size.width, TITLE_ROWS))
+
+    def touch_all(self) -> None:
+        """Everything may read differently; also to be called when the number of rows changed."""
+        self._generation += 1
+        self._strips.clear()
+        self._sync_height()
+        self.cursor = self._clamped(self.cursor)
+        self.refresh()
+
+    # Geometry.
+
+    @property
+    def page_rows(self) -> int:
+        """The rows that fit under the title."""
+        return max(0, self.size.height - TITLE_ROWS)
+
+    @property
+    def text_width(self) -> int:
+        """The columns of a row's text, without the rule at the right."""
+        return max(0, self.size.width - self.right_rule)
+
+    @property
+    def visible_rows(self) -> range:
+        """The rows in view."""
+        top = self.scroll_offset.y
+        return range(top, min(top + self.page_rows, self.row_count()))
+
+    @property
+    def allow_vertical_scroll(self) -> bool:
+        """Scrolling needs no scrollbar here."""
+        return not self.disabled
+
+    @property
+    def allow_horizontal_scroll(self) -> bool:
+        """Rows are cut at the right, never moved."""
+        return False
+
+    def reveal(self, row: int) -> None:
+        """Scroll as little as needed, at once, so that a row is in view."""
+        top, page = self.scroll_offset.y, self.page_rows
+        if page and not top <= row < top + page:
+            self.scroll_to(y=row if row < top else row - page + 1, animate=False)
+
+    def row_at(self, y: int) -> int | None:
+        """The row painted on a line of the widget; None for the title and below the last row."""
+        row = y - TITLE_ROWS + self.scroll_offset.y
+        return row if y >= TITLE_ROWS and row < self.row_count() else None
+
+    def _sync_height(self) -> None:
+        height = self.row_count() + TITLE_ROWS
+        if self.virtual_size.height != height:
+            # This asks for a layout, which is why it happens only when the count has changed.
+            self.virtual_size = Size(1, height)
+
+    def _clamped(self, row: int) -> int:
+        return max(0, min(row, self.row_count() - 1))
+
+    def _repaint(self, rows: list[int]) -> None:
+        """Repaint visible rows, neighbours as one region (in viewport coordinates)."""
+        width, shift = self.size.width, TITLE_ROWS - self.scroll_offset.y
+        regions: list[Region] = []
+        for row in rows:
+            y = row + shift
+            if not TITLE_ROWS <= y < self.size.height:
+                continue
+            if regions and regions[-1].bottom == y:
+                regions[-1] = Region(0, regions[-1].y, width, regions[-1].height + 1)
+            else:
+                regions.append(Region(0, y, width, 1))
+        if regions and width:
+            self.refresh(*regions)
+
+    # Painting.
+
+    def render_line(self, y: int) -> Strip:
+        width = self.size.width
+        book = self._book
+        if book is None:
+            book = self._book = book_for(self.app)
+        plain = bool(getattr(self.app, "ascii_glyphs", False))
+        if y < TITLE_ROWS:
+            return self._paint(self.title_line(self.text_width), book.table(), "│", plain)
+        row = y - TITLE_ROWS + self.scroll_offset.y
+        count = self.row_count()
+        bar = self._bar(y, count)
+        if row >= count:
+            return self._paint([], book.table(), bar, plain)
+        self.rows_rendered += 1
+        variant = self._variant(row)
+        key = (width, self._generation, book.generation, variant, bar, plain)
+        kept, strip = self._strips.get(row, (None, None))
+        if strip is not None and kept == key:
+            return strip
+        self.rows_pulled += 1
+        strip = self._paint(self.row(row, self.text_width), book.table(variant), bar, plain)
+        if len(self._strips) >= _CACHED_ROWS:
+            self._strips.clear()
+        self._strips[row] = (key, strip)
+        return strip
+
+    def _variant(self, row: int) -> str:
+        if self.row_cursor and row == self.cursor:
+            return "cursor" if self.has_focus else "cursor.blur"
+        return self.row_class(row) or ("hover" if row == self._hover else "")
+
+    def _bar(self, y: int, count: int) -> str:
+        """The glyph at the right of a line: double beside the visible part, when there is more than that."""
+        page = self.page_rows
+        if not self.right_rule or count <= page:
+            return "│"
+        length = max(1, page * page // count)
+        start = self.scroll_offset.y * (page - length) // max(1, count - page)
+        return "║" if start <= y - TITLE_ROWS < start + length else "│"
+
+    def _paint(self, line: Line, styles: dict[str, Style], bar: str, plain: bool) -> Strip:
+        """A strip exactly as wide as the widget."""
+        segments = line_segments(line, self.text_width, styles, plain)
+        if self.right_rule and self.size.width:
+            # The rule is a rule on every row: it does not take the row's background.
+            rules = (self._book or book_for(self.app)).table()
+            segments.append(Segment(to_ascii(bar) if plain else bar, rules["rule"]))
+        return Strip(segments, self.size.width)
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        # A theme change and a focus change both come here; only a new book makes the painted strips stale.
+        self._book = None
+
+    # Reactions.
+
+    def validate_cursor(self, row: int) -> int:
+        return self._clamped(row)
+
+    def watch_cursor(self, old: int, new: int) -> None:
+        self.reveal(new)
+        self._repaint(sorted((old, new)))
+        self.post_message(self.CursorMoved(self, new))
+
+    def on_mount(self) -> None:
+        self._sync_height()
+
+    def on_resize(self) -> None:
+        self._sync_height()
+        if self.row_cursor:
+            self.reveal(self.cursor)
+
+    # Keys.
+
+    def _step(self, start: int, step: int) -> None:
+        """Put the cursor on the first row from ``start`` on, in this direction, that it may stand on.
+
+        Where there is none, the nearest one on the way back to the cursor takes it.
+        """
+        count = self.row_count()
+        start = max(0, min(start, count - 1))
+        onwards = range(start, count if step > 0 else -1, step)
+        row = next((row for row in onwards if self.can_stand(row)), -1)
+        if row < 0:
+            back = range(start, self.cursor, -step)
+            row = next((row for row in back if self.can_stand(row)), self.cursor)
+            # The rows that cannot be stood on are to be seen all the same.
+            self.reveal(start)
+        self.cursor = row
+        self.reveal(row)
+
+    def _move(self, rows: int, step: int) -> None:
+        if self.row_cursor:
+            self._step(self.cursor + rows * step, step)
+        else:
+            self.scroll_to(y=self.scroll_offset.y + rows * step, animate=False)
+
+    def action_cursor_up(self) -> None:
+        if self.cursor > 0 or not self.row_cursor:
+            self._move(1, -1)
+
+    def action_cursor_down(self) -> None:
+        self._move(1, 1)
+
+    def action_page_up(self) -> None:
+        self._move(max(1, self.page_rows - 1), -1)
+
+    def action_page_down(self) -> None:
+        self._move(max(1, self.page_rows - 1), 1)
+
+    def action_first_row(self) -> None:
+        if self.row_cursor:
+            self._step(0, 1)
+        # Headings that the cursor skips are part of the beginning.
+        if not self.row_cursor or self.cursor < self.page_rows:
+            self.scroll_to(y=0, animate=False)
+
+    def action_last_row(self) -> None:
+        last = self.row_count()
+        if self.row_cursor:
+            self._step(last - 1, -1)
+        if not self.row_cursor or self.cursor >= last - self.page_rows:
+            self.scroll_to(y=last, animate=False)
+
+    # The mouse.
+
+    def _cell_at(self, event: events.MouseEvent) -> tuple[int, int] | None:
+        """The row and text column under the mouse."""
+        offset = event.get_content_offset_capture(self)
+        row = self.row_at(offset.y)
+        return None if row is None else (row, max(0, min(offset.x, self.text_width - 1)))
+
+    def on_mouse_down(self, event: events.MouseDown) -> None:
+        cell = self._cell_at(event)
+        if event.button != 1 or cell is None:
+            return
+        self.capture_mouse()
+        self._drag_from = cell
+        if self.row_cursor and self.can_stand(cell[0]):
+            self.cursor = cell[0]
+        self.post_message(self.RowPressed(self, *cell, event.shift))
+
+    def on_mouse_move(self, event: events.MouseMove) -> None:
+        if self._drag_from is None:
+            cell = self._cell_at(event)
+            self._set_hover(cell[0] if cell else None)
+            return
+        offset = event.get_content_offset_capture(self)
+        # Beyond the edges the rows come to the mouse, one per report.
+        beyond = (offset.y >= self.size.height) - (offset.y < TITLE_ROWS)
+        if beyond:
+            self.scroll_to(y=self.scroll_offset.y + beyond, animate=False)
+        rows = self.visible_rows
+        if not rows:
+            return
+        row = max(rows.start, min(offset.y - TITLE_ROWS + self.scroll_offset.y, rows.stop - 1))
+        cell = (row, max(0, min(offset.x, self.text_width - 1)))
+        if cell != self._drag_from:
+            self._drag_from = cell
+            self.post_message(self.RowDragged(self, *cell))
+
+    def on_mouse_up(self, event: events.MouseUp) -> None:
+        if self._drag_from is not None:
+            self._drag_from = None
+            self.release_mouse()
+
+    def on_leave(self, event: events.Leave) -> None:
+        self._set_hover(None)
+
+    def _set_hover(self, row: int | None) -> None:
+        if not self.hover_rows or row == self._hover:
+            return
+        old, self._hover = self._hover, row
+        self._repaint(sorted(r for r in (old, row) if r is not None))

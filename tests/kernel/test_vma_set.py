@@ -198,7 +198,12 @@ def test_random_runs_forwards_and_back(chunk: int, rnd: random.Random, steps: in
                 put(start, Vma(start, end, rnd.choice((RW, RW, STACK)), name=rnd.choice(("", "/é"))))
         elif model:
             v = model[rnd.choice(sorted(model))]
-            if v.size > 1:
+            if choice > 0.92:  # a merge: one grows over holes and neighbours first, then these go
+                later = [model[k] for k in sorted(model) if k >= v.start][: rnd.randrange(1, 5)]
+                put(v.start, v.replace(end=later[-1].end))
+                for gone in later[1:]:
+                    put(gone.start, None)
+            elif v.size > 1:
                 middle = rnd.randrange(v.start + 1, v.end)
                 if choice < 0.85:  # the low half replaces the whole, then the high half comes
                     put(v.start, v.replace(end=middle))
@@ -206,11 +211,6 @@ def test_random_runs_forwards_and_back(chunk: int, rnd: random.Random, steps: in
                 else:  # the high half comes first and lies inside the whole until that shrinks
                     put(middle, v.replace(start=middle))
                     put(v.start, v.replace(end=middle))
-            elif choice > 0.92:  # a merge: one grows over holes and neighbours first, then these go
-                later = [model[k] for k in sorted(model) if k >= v.start][: rnd.randrange(1, 5)]
-                put(v.start, v.replace(end=later[-1].end))
-                for gone in later[1:]:
-                    put(gone.start, None)
         put(TOP + 5, None)  # nothing starts there
         if rnd.random() < 0.4:
             compare(s, model, rnd)

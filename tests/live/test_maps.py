@@ -1,4 +1,4 @@
-"""The maps and smaps parsers: tables of lines, both paths, and an independent line-by-line reading as oracle."""
+"""The maps and smaps parsers: tables of lines, both paths, and an independent reading as oracle."""
 
 import os
 import re

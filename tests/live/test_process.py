@@ -125,13 +125,13 @@ BIG = 1 << 20
             4,
             Limits(max_pages=1),
             [0x400],
-            (((0x1000 + BIG - 1) * PAGE, (0x1000 + BIG) * PAGE),),
-            "more than 1 pages",
+            ((0x1000 * PAGE, (0x1000 + BIG) * PAGE),),
+            "limit of 1 pages",
         ),
         (0, Limits(dense_pages=BIG), [0x400, 0x1000 + BIG - 1], (), None),
     ],
 )
-def test_a_large_sparse_vma_without_pagemap_scan(tmp_path, rss, limits, vpns, unknown, warning):
+def test_a_large_sparse_vma_without_pagemap_scan(tmp_path, rss, limits, vpns, *, unknown, warning):
     fake = FakeProc(
         tmp_path,
         [
@@ -191,7 +191,7 @@ def test_a_process_that_always_changes_gives_a_stated_partial_result(tmp_path):
 @pytest.mark.parametrize(
     ("file", "n"),
     [("maps", 1), ("smaps", 1), ("pagemap", 1), ("maps", 2), ("stat", 2)],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_exit_while_reading(tmp_path, file, n):
     fake = example(tmp_path)
@@ -200,7 +200,7 @@ def test_exit_while_reading(tmp_path, file, n):
         if (name, at) == (file, n):
             shutil.rmtree(tmp_path / str(fake.pid))
 
-    with pytest.raises(LiveError, match="PID 77.*exited while it was read"):
+    with pytest.raises(LiveError, match=r"PID 77.*exited while it was read"):
         read_from(Hooked(fake, exit_now), limits=Limits())
 
 

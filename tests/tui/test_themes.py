@@ -148,6 +148,8 @@ def test_mono_has_no_colour() -> None:
             assert style.bgcolor is not None
             assert style.bgcolor.is_default, role
     assert made.style("text", "cursor").reverse
+    # A reversed full block would look like no block at all.
+    assert not made.style("mark.range", "cursor").reverse
     looks = {role: str(made.style(role)) for role in ("device", "unmapped", "free", "cleared", "fresh")}
     assert len(set(looks.values())) == len(looks)
 
@@ -252,6 +254,7 @@ def test_the_user_goes_before_the_built_in_and_may_build_upon_it(tmp_path: Path)
         (("bold amber", "blod amber"), "roles.device", "'blod' is no colour", "bold"),
         (("bold amber", "bold ambre"), "roles.device", "'ambre' is no colour", "amber"),
         (("bold amber on #202020", "bold amber on"), "roles.device", "after 'on'", ""),
+        (("bold amber", "not blod amber"), "roles.device", "after 'not'", "bold"),
         (("bold amber", "amber #123456"), "roles.device", "second colour", ""),
         (('"bold amber on #202020"', "7"), "roles.device", "not 7", ""),
         (('text = "#eeeeee"\n', ""), "roles.text", "must be there", ""),

@@ -33,7 +33,7 @@ class Limits:
     dense_pages: int = 1 << 16
     blind_pages: int = 1 << 28
     max_text: int = 1 << 30
-    attempts: int = 4
+    attempts: int = 8
 
 
 @attrs.define
@@ -235,7 +235,7 @@ class _Reader:
                 "are read: the rest is unknown"
             )
         if self._over_kept:
-            out.append(f"more than {self.limits.max_pages} pages are populated: the rest is unknown")
+            out.append(f"the limit of {self.limits.max_pages} pages is reached: the rest is unknown")
         return out
 
 

@@ -68,6 +68,7 @@ def read_from(proc: ProcFs, *, taken: str | None = None, limits: Limits) -> Proc
     identity = _stat_fields(proc.read_optional("stat"))
     attempt: _Attempt | None = None
     for _ in range(max(1, limits.attempts)):
+        attempt = None  # frees its buffers first, so that reading oneself comes to rest
         try:
             attempt = _read_once(proc, limits, scratch)
         except GoneError:
@@ -138,13 +139,13 @@ def _explain(proc: ProcFs, error: OSError) -> LiveError:
     title = _title(proc)
     if error.errno in (errno.EACCES, errno.EPERM):
         try:
-            owner = f" of uid {os.stat(os.path.join(proc.root, proc.pid)).st_uid}"
+            owner = f", uid {os.stat(os.path.join(proc.root, proc.pid)).st_uid}"
         except OSError:
             owner = ""
         return LiveError(
             title,
             f"no permission to read its memory maps ({error.strerror}): ptrace_may_access refuses",
-            f"run as the owner{owner} (the process must be dumpable), or with CAP_SYS_PTRACE",
+            f"run as its owner{owner} (dumpable, with no capability you lack), or with CAP_SYS_PTRACE",
         )
     if error.errno in (errno.ENOENT, errno.ESRCH):
         return LiveError(title, "the process exited while it was read", "choose one that is running")

@@ -144,15 +144,13 @@ def read_snapshot(path: str | os.PathLike[str]) -> ProcessImage:
     """
     target = os.fspath(path)
     try:
+        status = os.stat(target)  # before opening: to open a pipe without a writer would wait for ever
+        if not stat.S_ISREG(status.st_mode):
+            raise SnapshotError(target, None, "it is not a regular file")
+        if status.st_size > MAX_FILE:
+            raise SnapshotError(target, None, f"it has {status.st_size} bytes, above the limit of {MAX_FILE}")
         with open(target, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise SnapshotError(target, None, "it is not a regular file")
-            if status.st_size > MAX_FILE:
-                raise SnapshotError(
-                    target, None, f"it has {status.st_size} bytes, more than the limit of {MAX_FILE}"
-                )
-            data = file.read(MAX_FILE + 1)
+            data = file.read(status.st_size)
     except (OSError, ValueError) as error:
         raise SnapshotError(target, None, f"it cannot be read: {_reason(error)}") from error
     return decode(data, target)

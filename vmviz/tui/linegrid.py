@@ -165,7 +165,7 @@ class LineGrid(ScrollView, can_focus=True, inherit_bindings=False):
         self._generation += 1
         self._strips.clear()
         self._sync_height()
-        self.cursor = self._clamped(self.cursor)
+        self.cursor = self.validate_cursor(self.cursor)
         self.refresh()
 
     # Geometry.
@@ -212,9 +212,6 @@ class LineGrid(ScrollView, can_focus=True, inherit_bindings=False):
         if self.virtual_size.height != height:
             # This asks for a layout, which is why it happens only when the count has changed.
             self.virtual_size = Size(1, height)
-
-    def _clamped(self, row: int) -> int:
-        return max(0, min(row, self.row_count() - 1))
 
     def _repaint(self, rows: list[int]) -> None:
         """Repaint visible rows, neighbours as one region (in viewport coordinates)."""
@@ -290,7 +287,7 @@ class LineGrid(ScrollView, can_focus=True, inherit_bindings=False):
     # Reactions.
 
     def validate_cursor(self, row: int) -> int:
-        return self._clamped(row)
+        return max(0, min(row, self.row_count() - 1))
 
     def watch_cursor(self, old: int, new: int) -> None:
         self.reveal(new)
@@ -331,8 +328,7 @@ class LineGrid(ScrollView, can_focus=True, inherit_bindings=False):
             self.scroll_to(y=self.scroll_offset.y + rows * step, animate=False)
 
     def action_cursor_up(self) -> None:
-        if self.cursor > 0 or not self.row_cursor:
-            self._move(1, -1)
+        self._move(1, -1)
 
     def action_cursor_down(self) -> None:
         self._move(1, 1)

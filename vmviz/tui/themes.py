@@ -17,7 +17,7 @@ A theme is a TOML file ``NAME.toml``::
     footer-key-foreground = "orange"
 
     [roles]                           # role = "attributes colour on colour"
-    device = "bold orange"
+    device = "bold orange"            # "not reverse" takes an attribute off that the row has
 
     [rows]                            # what a row adds: cursor, cursor.blur, selected, hover
     cursor = "on #22314a"
@@ -154,12 +154,18 @@ class _Reader:
         return found
 
     def style(self, value: object, key: str) -> Style:
-        """A style of words: attributes, a colour, ``on`` and a background."""
+        """A style of words: attributes (``not`` takes one off the row), a colour, ``on`` and a background."""
         given: dict[str, Any] = {}
         words = iter(self.text(value, key).split())
         for word in words:
             if word in _ATTRIBUTES:
                 given[word] = True
+            elif word == "not":
+                after = next(words, None)
+                if after not in _ATTRIBUTES:
+                    what = f"an attribute ({_ATTRIBUTE_LIST}) was expected after 'not'"
+                    raise self.fail(key, what, _nearest(after or "", _ATTRIBUTES))
+                given[after] = False
             elif word == "on":
                 after = next(words, None)
                 if after is None:
@@ -253,7 +259,7 @@ def read_theme(path: Path) -> Theme:
     if not isinstance(dark, bool):
         raise reader.fail("dark", f"true or false was expected, not {dark!r}")
     for key, value in reader.table(data, "palette").items():
-        if key in _ATTRIBUTES or key in {"on", "none", "default"}:
+        if key in _ATTRIBUTES or key in {"on", "not", "none", "default"}:
             raise reader.fail(f"palette.{key}", "this word has a meaning in styles already")
         reader.palette[key] = reader.color(reader.text(value, f"palette.{key}"), f"palette.{key}")
     textual, variables = _textual(reader, reader.table(data, "textual"))

@@ -32,6 +32,8 @@ class MmuGather:
         self.flushes: list[TlbFlush] = []
         self.freed_pages = 0
         self.freed_table_pages = 0
+        self.cleared = 0
+        self.unknown = 0
 
     def note(self, start: int, end: int) -> None:
         """Present entries of ``[start, end)`` were cleared (`tlb_remove_tlb_entry`)."""

@@ -238,7 +238,7 @@ class FrameStates(Column):
         self._initial = initial
         blocks = (nr_frames + 511) >> BLOCK_SHIFT
         self.pyramid: NDArray[np.int32] = np.zeros((blocks, len(STATE_NAMES)), np.int32)
-        self._pflat = memoryview(self.pyramid).cast("B").cast("i")
+        self._pflat = self.pyramid.data.cast("B").cast("i")
         self._recount(0, blocks)
         self.buddy = Buddy(self.array, zones if zones is not None else zones_of(nr_frames))
 

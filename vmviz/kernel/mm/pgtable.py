@@ -45,7 +45,7 @@ class _RowFrames(Column):
         old = len(self.array)
         array = np.zeros(length, np.int64)
         array[:old] = self.array
-        self.array, self.flat = array, memoryview(array)
+        self.array, self.flat = array, array.data
         for row in range(old, length):
             heapq.heappush(self.free, row)
 
@@ -66,7 +66,7 @@ class TableArena:
         self.width = 1 << self.bits
         self.rows: NDArray[np.uint64] = np.zeros((rows, self.width), np.uint64)
         self.entries: NDArray[np.uint64] = self.rows.reshape(-1)
-        self.flat = memoryview(self.rows).cast("B").cast("Q")
+        self.flat = self.rows.data.cast("B").cast("Q")
         self.pfn_of = _RowFrames(rows)
         self.level_of = Column("pgtable.level", rows, np.int8)
         self.row_of = Column("pgtable.row_of", frames.nr_frames, np.int32)  # row + 1; 0: not a table
@@ -132,11 +132,11 @@ class TableArena:
         self.rows = np.zeros((len(old) * 2, self.width), np.uint64)
         self.rows[: len(old)] = old
         self.entries = self.rows.reshape(-1)
-        self.flat = memoryview(self.rows).cast("B").cast("Q")
+        self.flat = self.rows.data.cast("B").cast("Q")
         self.pfn_of.grow(len(self.rows))
         level = np.zeros(len(self.rows), np.int8)
         level[: len(old)] = self.level_of.array
-        self.level_of.array, self.level_of.flat = level, memoryview(level)
+        self.level_of.array, self.level_of.flat = level, level.data
 
     # -- walking
 

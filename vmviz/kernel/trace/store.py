@@ -48,7 +48,7 @@ class Column:
     def __init__(self, name: str, length: int, dtype: DTypeLike) -> None:
         self.name = name
         self.array: NDArray[Any] = np.zeros(length, dtype)
-        self.flat = memoryview(self.array)
+        self.flat: memoryview[Any] = self.array.data
 
     def __len__(self) -> int:
         return len(self.array)

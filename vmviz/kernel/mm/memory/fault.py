@@ -281,20 +281,20 @@ def contents_of(frames: Frames, pfns: NDArray[np.int64]) -> NDArray[np.int32]:
     return out
 
 
-def insert_pfn_run(ctx: FaultContext, pfn: int) -> int:
+def insert_pfn_run(ctx: FaultContext, pfn: int, prot: int | None = None) -> int:
     """The fault handler of a driver whose frames are in line: vmf_insert_pfn() for each missing page of a run.
 
-    ``pfn`` is the frame of the first page.  The range form of calling `vmf_insert_pfn` from one fault after another.
+    ``pfn`` is the frame of the first page, ``prot`` the entries' bits if not vm_page_prot's.  The range form of calling `vmf_insert_pfn` from one fault after another.
     """
     mm, vma = ctx.mm, ctx.vma
-    first = vmf_insert_pfn(mm, vma, ctx.address, pfn)
+    first = vmf_insert_pfn(mm, vma, ctx.address, pfn, prot)
     if first != VM_FAULT_NOPAGE or ctx.nr_pages == 1:
         return first
     arena = mm.sys.arena
     slot = arena.lookup(mm.pgd, ctx.address) + 1
     n = ctx.nr_pages - 1
     pfns = np.arange(pfn + 1, pfn + 1 + n, dtype=np.int64)
-    new = entries_of(pfns, vma.page_prot | _PAGE_SPECIAL)
+    new = entries_of(pfns, (vma.page_prot if prot is None else prot) | _PAGE_SPECIAL)
     lanes: list[Lane] = [*device_lanes(mm.sys.frames, pfns, 1), SetLane(arena, slice(slot, slot + n), 0, new)]
     mm.sys.journal.bulk(Bulk("vmf_insert_pfn", n, tuple(lanes), address=ctx.address + 4096))
     return VM_FAULT_NOPAGE

@@ -31,7 +31,8 @@ class ZapResult:
     """What a zap did.
 
     ``ret`` is what the caller gets: 0 or -1 under the "int" contract, None under the others (and for a call that is
-    the caller's bug).  ``verdict`` is 0 or -1 whatever the contract.  ``tlb`` lists the flushes.
+    the caller's bug).  ``verdict`` is 0 or -1 whatever the contract.  ``tlb`` lists the flushes, ``checks`` what was
+    judged, ``danger`` ("BUG_ON", "runaway") how the call would have killed a real kernel.
     """
 
     ret: int | None
@@ -42,6 +43,8 @@ class ZapResult:
     tlb: tuple[TlbFlush, ...] = ()
     frames_freed: int = 0
     why_nothing: str = ""
+    checks: tuple[CheckResult, ...] = ()
+    danger: str = ""
 
 
 def judge(vma: Vma, address: int, size: int, contract: str = "int") -> tuple[CheckResult, ...]:
@@ -154,18 +157,20 @@ def zap_vma_ptes(mm: Mm, vma: Vma, address: int, size: int, func: str = "zap_vma
     if failed is not None:
         ret = -1 if contract == "int" else None
         j.leave(func, ret)
-        return ZapResult(ret, -1, _refusal(vma, address, size, failed, checks, contract))
+        refusal = _refusal(vma, address, size, failed, checks, contract)
+        return ZapResult(ret, -1, refusal, checks=checks)
     rule, message = find_danger(mm, vma, address, size)
     if rule:
         j.check("caller_bug", rule, f"{address:x} + {size:x}", False, True, message)
         j.leave(func, None)
         legal = nearest_legal(vma, address, size, contract)
-        return ZapResult(None, None, Refusal("caller_bug", message, legal, checks))
+        refusal = Refusal("caller_bug", message, legal, checks)
+        return ZapResult(None, None, refusal, checks=checks, danger=rule)
     gather, cleared, unknown = zap_page_range_single(mm, vma, address, size)
     ret = 0 if contract == "int" else None
     j.leave(func, ret)
     why = "" if cleared or unknown else why_nothing(mm, vma, address, size)
-    return ZapResult(ret, 0, None, cleared, unknown, tuple(gather.flushes), gather.freed_pages, why)
+    return ZapResult(ret, 0, None, cleared, unknown, tuple(gather.flushes), gather.freed_pages, why, checks)
 
 
 def _refusal(
@@ -232,7 +237,10 @@ def unmap_single_vma(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather) 
     if start == end:
         return 0, 0
     unknown = mm.forget_unknown(start & -4096, end) if mm.unknown.data else 0
-    return unmap_page_range(mm, vma, start, end, gather), unknown
+    cleared = unmap_page_range(mm, vma, start, end, gather)
+    gather.cleared += cleared
+    gather.unknown += unknown
+    return cleared, unknown
 
 
 def untrack_pfn(mm: Mm, vma: Vma) -> None:

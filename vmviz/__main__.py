@@ -1,0 +1,5 @@
+"""``python -m vmviz``."""
+
+from .cli import main
+
+main()

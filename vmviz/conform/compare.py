@@ -1,0 +1,217 @@
+"""Comparing the state of a machine with a record of a trace: every field that is stable, by the traces' README.
+
+Runs of entries are taken apart and compared page by page, so that it does not matter how they were joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..kernel.arch.x86 import _PAGE_SPECIAL, pte_flags, pte_pfn
+from ..kernel.machine import Machine
+from ..kernel.mm.frames import (
+    PG_ANON,
+    PG_DIRTY,
+    PG_EXCLUSIVE,
+    PG_LRU,
+    PG_RESERVED,
+    PG_SWAPBACKED,
+    ZERO_PFN,
+)
+from ..kernel.mm.vma import Vma
+from .oracle import PATH, Oracle
+
+_PAGE_FLAGS = (
+    ("anon", PG_ANON),
+    ("excl", PG_EXCLUSIVE),
+    ("resv", PG_RESERVED),
+    ("dirty", PG_DIRTY),
+    ("lru", PG_LRU),
+    ("swapbacked", PG_SWAPBACKED),
+)
+_COUNTERS = (
+    "pgtables", "anon", "file", "shmem", "swap", "total_vm", "locked_vm", "data_vm", "exec_vm", "stack_vm",
+    "map_count",
+)  # fmt: skip
+_RESULT = ("ret", "errno", "sig", "touched", "data", "zap")
+
+
+def counters_of(machine: Machine) -> dict[str, int]:
+    """The counters that a trace knows."""
+    return {name: machine.mm.counters.data[name] for name in _COUNTERS}
+
+
+def leaves_of(machine: Machine, start: int, end: int) -> dict[int, int]:
+    """The non-empty leaf entries of a range by address."""
+    arena, out = machine.sys.arena, {}
+    for slot, n, va in arena.segments(machine.mm.pgd, start, end):
+        for i in np.flatnonzero(arena.entries[slot : slot + n]).tolist():
+            out[va + (i << 12)] = arena.flat[slot + i]
+    return out
+
+
+def tables_of(machine: Machine, start: int, end: int) -> set[tuple[str, int]]:
+    """The entries that point to tables, of the pgd, pud and pmd level, that serve a range: (level, address)."""
+    arena, levels = machine.sys.arena, machine.sys.mode.levels
+    out: set[tuple[str, int]] = set()
+
+    def down(row: int, level: int, base: int) -> None:
+        if level == len(levels) - 1:
+            return
+        shift = levels[level].shift
+        for i in np.flatnonzero(arena.rows[row]).tolist():
+            low = base + (i << shift)
+            if low < end and low + (1 << shift) > start:
+                out.add((levels[level].name, low))
+                down(arena.child_row((row << arena.bits) | i), level + 1, low)
+
+    down(machine.mm.pgd, 0, 0)
+    return out
+
+
+def compare_record(
+    machine: Machine,
+    oracle: Oracle,
+    window: tuple[int, int],
+    start: dict[str, int],
+    record: dict[str, Any],
+    got: dict[str, Any],
+) -> list[str]:
+    """Every difference between a record and the machine after the operation, whose result fields are ``got``."""
+    out = list(_results(record, got, window))
+    low, high = window
+    vmas = machine.mm.vmas.overlapping(low, high)
+    out += _vmas(record.get("vmas", []), vmas, machine)
+    out += _entries(record.get("pt", []), machine, oracle, window)
+    tables = {"pud": 0, "pmd": 0, "pte": 0}
+    below = {"pgd": "pud", "pud": "pmd", "pmd": "pte"}
+    for level, _ in tables_of(machine, low, high):
+        tables[below[level]] += 1
+    if record.get("tables", tables) != tables:
+        out.append(f"tables {tables}, recorded {record['tables']}")
+    now = counters_of(machine)
+    for name in _COUNTERS:
+        want, have = record["mm"][name], now[name] - start[name]
+        if want != have:
+            out.append(f"mm.{name} {have:+d}, recorded {want:+d}")
+    for name in ("brk", "start_brk"):
+        value = int(record["mm"][name], 16)
+        if low <= value < high and machine.mm.field(name) != value:
+            out.append(f"mm.{name} {machine.mm.field(name):#x}, recorded {value:#x}")
+    return out
+
+
+def _results(record: dict[str, Any], got: dict[str, Any], window: tuple[int, int]) -> Iterator[str]:
+    for name in _RESULT:
+        want, have = record.get(name), got.get(name)
+        if want == have:
+            continue
+        if name == "ret" and isinstance(want, str) and isinstance(have, str):
+            inside = [window[0] <= int(x, 16) < window[1] for x in (want, have)]
+            if not any(inside):
+                continue  # the kernel's own choice depends on what else the traced program had mapped
+        if name == "zap" and want and have:
+            differ = {k: (have.get(k), v) for k, v in want.items() if have.get(k) != v}
+            yield f"zap (simulated, recorded): {differ}"
+        else:
+            yield f"{name} {have!r}, recorded {want!r}"
+
+
+def _vmas(recorded: list[dict[str, Any]], vmas: list[Vma], machine: Machine) -> Iterator[str]:
+    mine = [_vma_fields(v) for v in vmas]
+    keys = ("s", "e", "perms", "off", "path", "vm_flags", "pgoff", "prot", "ops")
+    theirs = [{k: v[k] for k in keys} for v in recorded]
+    if len(mine) != len(theirs):
+        yield f"VMAs {[(m['s'], m['e']) for m in mine]}, recorded {[(t['s'], t['e']) for t in theirs]}"
+        return
+    for m, t in zip(mine, theirs, strict=True):
+        for key in keys:
+            if m[key] != t[key]:
+                yield f"VMA {t['s']}: {key} {m[key]!r}, recorded {t[key]!r}"
+    if _classes([v.anon_vma for v in vmas]) != _classes([v["av"] for v in recorded]):
+        yield f"anon_vmas {[v.anon_vma for v in vmas]}, recorded {[v['av'] for v in recorded]}"
+
+
+def _vma_fields(vma: Vma) -> dict[str, Any]:
+    path = PATH if vma.name.startswith("vmoracle:") else vma.name
+    return {
+        "s": hex(vma.start),
+        "e": hex(vma.end),
+        "perms": vma.perms,
+        "off": hex(vma.pgoff << 12 if vma.file else 0),
+        "path": path,
+        "vm_flags": hex(vma.vm_flags),
+        "pgoff": hex(vma.pgoff),
+        "prot": hex(vma.page_prot),
+        "ops": int(bool(vma.ops)),
+    }
+
+
+def _classes(values: list[int]) -> list[int]:
+    """Values by first appearance: two lists have the same classes when they name the same equalities; 0 stays."""
+    seen: dict[int, int] = {0: 0}
+    return [seen.setdefault(v, len(seen)) for v in values]
+
+
+def _entries(
+    recorded: list[dict[str, Any]], machine: Machine, oracle: Oracle, window: tuple[int, int]
+) -> Iterator[str]:
+    shift = {level.name: level.shift for level in machine.sys.mode.levels}
+    tables = {
+        (r["lv"], int(r["va"], 16) + (i << shift[r["lv"]]))
+        for r in recorded if not r["leaf"] for i in range(r["n"])
+    }  # fmt: skip
+    mine = tables_of(machine, *window)
+    if mine != tables:
+        extra, missing = sorted(mine - tables)[:3], sorted(tables - mine)[:3]
+        yield f"tables: {[(l, hex(a)) for l, a in extra]} are too many, {[(l, hex(a)) for l, a in missing]} missing"
+    want: dict[int, dict[str, Any]] = {}
+    frames: list[tuple[int, int]] = []
+    for run in recorded:
+        if not run["leaf"]:
+            continue
+        va = int(run["va"], 16)
+        frames += [(va + (i << 12), int(p, 16)) for i, p in enumerate(run.get("pfns", []))]
+        for i in range(run["n"]):
+            want[va + (i << 12)] = _recorded_leaf(run, i)
+    leaves = leaves_of(machine, *window)
+    have = {va: _leaf(machine, oracle, entry) for va, entry in leaves.items()}
+    differ = [va for va in sorted(want.keys() | have.keys()) if want.get(va) != have.get(va)]
+    for va in differ[:4]:
+        yield f"entry {va:#x}: {have.get(va)}, recorded {want.get(va)}"
+    if len(differ) > 4:
+        yield f"... and {len(differ) - 4} more entries"
+    if not differ:
+        mine_pfns = _classes([pte_pfn(leaves[va]) for va, _ in frames])
+        if mine_pfns != _classes([pfn for _, pfn in frames]):
+            yield "frames are shared by other entries than recorded"
+
+
+def _recorded_leaf(run: dict[str, Any], i: int) -> dict[str, Any]:
+    out = {"lv": run["lv"], "fl": run["fl"], "cls": run["cls"]}
+    if "idx" in run:
+        out["idx"] = run["idx"] + i
+    for key in ("ref", "map", "pf"):
+        if key in run:
+            out[key] = run[key]
+    return out
+
+
+def _leaf(machine: Machine, oracle: Oracle, entry: int) -> dict[str, Any]:
+    pfn = pte_pfn(entry)
+    out: dict[str, Any] = {"lv": "pte", "fl": hex(pte_flags(entry))}
+    if pfn == ZERO_PFN and entry & _PAGE_SPECIAL:
+        return out | {"cls": "zero"}
+    cls, index = oracle.frame_class(pfn)
+    out["cls"] = cls
+    if index is not None:
+        out["idx"] = index
+    frames = machine.sys.frames
+    if frames.pfn_valid(pfn):
+        flags = frames.flags.flat[pfn]
+        out["ref"], out["map"] = frames.refcount.flat[pfn], frames.mapcount.flat[pfn]
+        out["pf"] = " ".join(name for name, bit in _PAGE_FLAGS if flags & bit)
+    return out

@@ -1,0 +1,229 @@
+"""Replaying a scenario on a machine, operation by operation, until one that the simulator does not have.
+
+The machine is made like the one of the traces: 4-level x86-64, no address randomisation, the device of `oracle`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ..kernel.errors import KernelError, SignalRaised, UnsupportedError
+from ..kernel.exec import VDSO, VVAR, set_brk
+from ..kernel.machine import Machine
+from ..kernel.mm import flags as F
+from ..kernel.mm.mm_types import Inode
+from .compare import compare_record, counters_of, leaves_of
+from .oracle import PATH, Oracle, add_oracle
+from .scn import BASE, Operation, number, parse_scn
+
+RAM = 256 << 20
+"""Less than the traced machine's 1 GiB: frames from 0x10000 on are the device's, as there."""
+
+_PROT = {"r": F.PROT_READ, "w": F.PROT_WRITE, "x": F.PROT_EXEC, "-": 0}
+_MAP = {
+    "private": F.MAP_PRIVATE,
+    "shared": F.MAP_SHARED,
+    "validate": F.MAP_SHARED_VALIDATE,
+    "anon": F.MAP_ANONYMOUS,
+    "fixed": F.MAP_FIXED,
+    "noreplace": F.MAP_FIXED_NOREPLACE,
+    "populate": F.MAP_POPULATE,
+    "nonblock": F.MAP_NONBLOCK,
+    "noreserve": F.MAP_NORESERVE,
+    "growsdown": F.MAP_GROWSDOWN,
+    "stack": F.MAP_STACK,
+    "locked": F.MAP_LOCKED,
+}
+
+
+@attrs.define
+class TraceResult:
+    """How far a trace agreed: operations in it, operations replayed, what stopped it, and every difference."""
+
+    name: str
+    ops: int = 0
+    replayed: int = 0
+    unsupported: str = ""
+    differences: list[str] = attrs.Factory(list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every operation was replayed and agreed."""
+        return self.replayed == self.ops and not self.differences
+
+
+class Replayer:
+    """One machine on which the operations of a scenario run, in order."""
+
+    def __init__(self, window: tuple[int, int] = (BASE, 0x1100_0000_0000)) -> None:
+        self.machine = Machine(ram=RAM, zap_contract="void")
+        self.window = window
+        self.machine.execve("/bin/run-oracle")
+        for page in (VVAR, VDSO):
+            self.machine.load(page)
+        self.oracle: Oracle = add_oracle(self.machine)
+        self.files: dict[str, int] = {}
+        self.last = 0
+        self.start = counters_of(self.machine)
+        self.machine.seal()
+
+    def run(self, op: Operation) -> dict[str, Any]:
+        """Run one operation; returns the result fields of a record.  Raises `UnsupportedError` naming the operation."""
+        handler: Callable[..., dict[str, Any]] | None = getattr(self, f"_op_{op.op.rstrip('!')}", None)
+        if handler is None:
+            raise UnsupportedError(f"{op.op} is not simulated")
+        try:
+            return handler(*op.args)
+        except KernelError as error:
+            return {"ret": -1, "errno": error.errno}
+
+    def _number(self, text: str) -> int:
+        return number(text, self.last)
+
+    # -- mappings
+
+    def _op_mmap(self, addr: str, length: str, prot: str, words: str, offset: str = "0") -> dict[str, Any]:
+        flags, fd = 0, -1
+        for word in words.split(","):
+            if word.startswith("file:"):
+                fd = self._file(word[5:])
+            elif word.startswith("dev:"):
+                fd = self.oracle.fds[word[4:]]
+            elif word == "badfd":
+                fd = 1 << 19
+            elif word not in _MAP:
+                raise UnsupportedError(f"mmap with {word} is not simulated")
+            else:
+                flags |= _MAP[word]
+        bits = sum(_PROT[c] for c in prot)
+        at = self.machine.mmap(self._number(addr), self._number(length), bits, flags, fd, self._number(offset))
+        self.last = at
+        return {"ret": hex(at)}
+
+    def _op_munmap(self, addr: str, length: str) -> dict[str, Any]:
+        self.machine.munmap(self._number(addr), self._number(length))
+        return {"ret": 0}
+
+    def _op_brkbase(self, addr: str) -> dict[str, Any]:
+        set_brk(self.machine.mm, self._number(addr))
+        return {"ret": 0}
+
+    def _op_brk(self, addr: str) -> dict[str, Any]:
+        return {"ret": hex(self.machine.brk(self._number(addr)))}
+
+    # -- accesses
+
+    def _touch(self, addr: str, length: str, touch: Callable[[int, int], object]) -> dict[str, Any]:
+        at, pages = self._number(addr), (self._number(length) + 4095) >> 12
+        out: dict[str, Any] = {"ret": 0, "touched": pages}
+        try:
+            if pages:
+                touch(at, ((pages - 1) << 12) + 1)
+        except SignalRaised as signal:
+            sig = {"name": signal.name, "code": signal.code, "addr": hex(signal.addr)}
+            out.update(ret=-1, sig=sig, touched=signal.touched)
+        return out
+
+    def _op_read(self, addr: str, length: str) -> dict[str, Any]:
+        out = self._touch(addr, length, self.machine.load)
+        pages = [self.machine.peek(self._number(addr) + (i << 12), 1) for i in range(min(16, out["touched"]))]
+        out["data"] = b"".join(pages).hex()
+        return out
+
+    def _op_write(self, addr: str, length: str, byte: str = "0x5a") -> dict[str, Any]:
+        value = self._number(byte)
+        return self._touch(addr, length, lambda at, n: self.machine.store(at, n, value))
+
+    def _op_exec(self, addr: str) -> dict[str, Any]:
+        return self._touch(addr, "1", lambda at, _: self.machine.exec(at))
+
+    # -- the driver side
+
+    def _op_zap(self, vma_addr: str, address: str, size: str) -> dict[str, Any]:
+        mm = self.machine.mm
+        vma = mm.vma_at(self._number(vma_addr))
+        if vma is None:
+            return {"ret": 0, "zap": {"vma_found": 0}}
+        before = len(leaves_of(self.machine, vma.start, vma.end))
+        result = self.machine.zap_vma_ptes(vma, self._number(address), self._number(size))
+        after = mm.vma_at(vma.start)
+        assert after is not None
+        bug = result.refusal is not None and result.refusal.check == "caller_bug"
+        passed = [c.passed for c in result.checks]
+        record = {
+            "vma_found": 1,
+            "vm_start": hex(vma.start),
+            "vm_end": hex(vma.end),
+            "vm_flags": hex(vma.vm_flags),
+            "vm_flags_after": hex(after.vm_flags),
+            "in_range": int(passed[0] and passed[1]),
+            "pfnmap": int(passed[2]),
+            "rejected": int(result.verdict == -1),
+            "called": int(not bug),
+            "danger": result.danger,
+            "leaves_before": before,
+            "leaves_after": len(leaves_of(self.machine, vma.start, vma.end)),
+        }
+        return {"ret": 0, "zap": record}
+
+    # -- files
+
+    def _file(self, name: str) -> int:
+        return self.files[name]
+
+    def _op_memfd(self, name: str, size: str) -> dict[str, Any]:
+        self.files[name] = self.machine.memfd_create(name)
+        return self._op_ftruncate(name, size)
+
+    def _op_rofile(self, name: str, new: str) -> dict[str, Any]:
+        file = self.machine.sys.files.get(self.machine.fds.get((self.machine.pid, self._file(name))))
+        inode: Inode = self.machine.sys.inodes.get(file.inode)
+        self.files[new] = self.machine.open(inode.path, F.O_RDONLY)
+        return {"ret": 0}
+
+    def _op_ftruncate(self, name: str, size: str) -> dict[str, Any]:
+        return {"ret": self.machine.ftruncate(self._file(name), self._number(size))}
+
+    # -- the replay itself
+
+    def _op_window(self, low: str, high: str) -> dict[str, Any]:
+        self.window = (self._number(low), self._number(high))
+        return {"ret": 0}
+
+    def _op_dump(self) -> dict[str, Any]:
+        return {"ret": 0}
+
+
+def replay_trace(path: Path) -> TraceResult:
+    """Replay ``path`` (a .jsonl with its .scn beside it) up to the first operation that is not simulated.
+
+    Every record is compared; the differences name the line of the scenario.
+    """
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    operations = parse_scn(path.with_suffix(".scn").read_text(encoding="utf-8"))
+    low, high = (int(x, 16) for x in records[0]["window"])
+    player = Replayer((low, high))
+    result = TraceResult(path.stem, len(operations))
+    for op, record in zip(operations, (r for r in records if "op" in r), strict=False):
+        if record["line"] != op.line or record["who"] != "parent":
+            result.unsupported = "fork"
+            break
+        try:
+            got = player.run(op)
+        except UnsupportedError as error:
+            result.unsupported = f"{op.op}: {error}"
+            break
+        result.replayed += 1
+        found = compare_record(player.machine, player.oracle, player.window, player.start, record, got)
+        result.differences += [f"line {op.line}, {op.op} {' '.join(op.args)}: {text}" for text in found]
+        if result.differences:
+            break  # what follows follows from this
+    return result
+
+
+__all__ = ["PATH", "Replayer", "TraceResult", "replay_trace"]

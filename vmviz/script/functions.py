@@ -1,0 +1,262 @@
+"""The functions of the language: each C call, what it takes, what it does to the machine, one line of help.
+
+A function gets the call's values and returns a `Result`; errors of the kernel come as its exceptions, which the runner
+turns into outcomes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ..kernel.errors import VmvizError
+from ..kernel.mm.access import Access
+from ..kernel.mm.flags import O_RDWR
+from ..kernel.mm.memory.zap import ZapResult
+from ..kernel.mm.vma import Vma
+
+if TYPE_CHECKING:
+    from ..kernel.machine import Machine
+
+Value = Any
+"""An int, a str, or a `Vma`."""
+
+
+class ArgumentError(VmvizError):
+    """A value that a function cannot take; ``index`` is the argument's number, from 0 (-1: the call as a whole)."""
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+@attrs.frozen
+class Result:
+    """What a function gives back: the value for the script, and what the outcome tells besides."""
+
+    value: Value = 0
+    address: bool = False
+    fields: dict[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Function:
+    """A function of the language.  ``params`` names the parameters, ``?`` behind a name marks an optional one."""
+
+    name: str
+    params: tuple[str, ...]
+    about: str
+    call: Callable[..., Result]
+
+    @property
+    def signature(self) -> str:
+        """As a user would write it.
+
+        >>> FUNCTIONS["munmap"].signature
+        'munmap(addr, length)'
+        """
+        required = [p for p in self.params if not p.endswith("?")]
+        optional = [p[:-1] for p in self.params if p.endswith("?")]
+        text = ", ".join(required) + (f"[, {', '.join(optional)}]" if optional and required else "")
+        return f"{self.name}({text or '[' + ', '.join(optional) + ']' if optional else text})"
+
+    @property
+    def arity(self) -> tuple[int, int]:
+        """The fewest and the most arguments."""
+        return sum(not p.endswith("?") for p in self.params), len(self.params)
+
+
+FUNCTIONS: dict[str, Function] = {}
+
+
+def _function(params: str, about: str, name: str = "") -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    def register(call: Callable[..., Result]) -> Callable[..., Result]:
+        key = name or call.__name__.strip("_")
+        FUNCTIONS[key] = Function(key, tuple(params.split()), about, call)
+        return call
+
+    return register
+
+
+def _number(index: int, value: Value, what: str) -> int:
+    if isinstance(value, int):
+        return value & ((1 << 64) - 1)
+    raise ArgumentError(index, f"{what} must be a number, not {_kind(value)}")
+
+
+def _vma(index: int, value: Value) -> Vma:
+    if isinstance(value, Vma):
+        return value
+    raise ArgumentError(index, f"the VMA must be given as vma(address) or vma(name), not as {_kind(value)}")
+
+
+def _kind(value: Value) -> str:
+    return "a number" if isinstance(value, int) else "a string" if isinstance(value, str) else "a VMA"
+
+
+def _signed(value: int) -> int:
+    """A descriptor or ``-1`` as C has it: an int of 32 bits.
+
+    >>> _signed(0xffffffffffffffff), _signed(3)
+    (-1, 3)
+    """
+    value &= 0xFFFF_FFFF
+    return value - (1 << 32) if value >> 31 else value
+
+
+@_function("path argv? envp?", "run a program: its text and stack appear (the address space must be fresh)")
+def execve(m: Machine, path: Value, *_: Value) -> Result:
+    return Result(m.execve(_text(0, path)))
+
+
+def _text(index: int, value: Value) -> str:
+    if isinstance(value, str):
+        return value
+    raise ArgumentError(index, f'a path in quotes is wanted here, such as "/dev/fb0", not {_kind(value)}')
+
+
+@_function("path flags? mode?", "open a device or file; O_CREAT makes a file; the default is O_RDWR", "open")
+def _open(m: Machine, path: Value, flags: Value = O_RDWR, *_: Value) -> Result:
+    return Result(m.open(_text(0, path), _number(1, flags, "flags")))
+
+
+@_function("dirfd path flags? mode?", "open, as strace prints it")
+def openat(m: Machine, _dirfd: Value, path: Value, flags: Value = O_RDWR, *_: Value) -> Result:
+    return Result(m.open(_text(1, path), _number(2, flags, "flags")))
+
+
+@_function("fd", "close a descriptor; mappings of it stay")
+def close(m: Machine, fd: Value) -> Result:
+    return Result(m.close(_number(0, fd, "fd")))
+
+
+@_function("name flags?", "make a file in memory")
+def memfd_create(m: Machine, name: Value, *_: Value) -> Result:
+    return Result(m.memfd_create(_text(0, name)))
+
+
+@_function("fd length", "set the size of a file, in bytes")
+def ftruncate(m: Machine, fd: Value, length: Value) -> Result:
+    return Result(m.ftruncate(_number(0, fd, "fd"), _number(1, length, "length")))
+
+
+@_function("addr length prot flags fd? offset?", "map memory; the address is returned")
+def mmap(m: Machine, addr: Value, length: Value, prot: Value, flags: Value, fd: Value = -1, offset: Value = 0) -> Result:
+    numbers = [
+        _number(i, v, w)
+        for i, (v, w) in enumerate(
+            ((addr, "addr"), (length, "length"), (prot, "prot"), (flags, "flags"), (fd, "fd"), (offset, "offset"))
+        )
+    ]
+    return Result(m.mmap(*numbers[:4], _signed(numbers[4]), numbers[5]), address=True)
+
+
+@_function("addr length", "unmap a range: VMAs are split, entries cleared, tables freed")
+def munmap(m: Machine, addr: Value, length: Value) -> Result:
+    gather = m.munmap(_number(0, addr, "addr"), _number(1, length, "length"))
+    if gather is None:
+        return Result(0, fields={"why": "nothing was mapped there, which is no error"})
+    return Result(
+        0,
+        fields={
+            "ptes_cleared": gather.cleared,
+            "ptes_unknown": gather.unknown,
+            "tlb": tuple(gather.flushes),
+            "frames_freed": gather.freed_pages,
+            "tables_freed": gather.freed_table_pages,
+        },
+    )
+
+
+@_function("addr", "move the program break; brk(NULL) tells where it is")
+def brk(m: Machine, addr: Value) -> Result:
+    return Result(m.brk(_number(0, addr, "addr")), address=True)
+
+
+def _access(a: Access, data: bytes | None) -> Result:
+    return Result(0, fields={"touched": a.touched, "min_flt": a.min_flt, "maj_flt": a.maj_flt, "data": data})
+
+
+@_function("addr length?", "read: touch every page of the range (1 byte without a length)")
+def load(m: Machine, addr: Value, length: Value = 1) -> Result:
+    a = m.load(_number(0, addr, "addr"), _number(1, length, "length"))
+    return _access(a, a.data)
+
+
+@_function("addr length? byte?", "write: touch every page of the range; a string as length is written as bytes")
+def store(m: Machine, addr: Value, length: Value = 1, byte: Value = 0x5A) -> Result:
+    at = _number(0, addr, "addr")
+    if isinstance(length, str):
+        return _access(m.store(at, data=length.encode("latin-1", "replace")), None)
+    return _access(m.store(at, _number(1, length, "length"), _number(2, byte, "byte") & 0xFF), None)
+
+
+@_function("addr", "fetch an instruction", "exec")
+def _exec(m: Machine, addr: Value) -> Result:
+    return _access(m.exec(_number(0, addr, "addr")), None)
+
+
+@_function("where", "the VMA that contains an address or has a name: vma(fb), vma(0x7ff...), vma(\"[stack]\")")
+def vma(m: Machine, where: Value) -> Result:
+    if isinstance(where, Vma):
+        return Result(where)
+    return Result(m.vma(where if isinstance(where, str) else _number(0, where, "where")))
+
+
+def _zap(m: Machine, area: Value, address: Value, size: Value) -> Result:
+    r: ZapResult = m.zap_vma_ptes(_vma(0, area), _number(1, address, "address"), _number(2, size, "size"))
+    fields = {
+        "refusal": r.refusal,
+        "verdict": r.verdict,
+        "ptes_cleared": r.ptes_cleared,
+        "ptes_unknown": r.ptes_unknown,
+        "tlb": r.tlb,
+        "frames_freed": r.frames_freed,
+        "why": r.refusal.message if r.refusal else r.why_nothing,
+    }
+    return Result(r.ret, fields=fields)
+
+
+@_function("vma address size", "remove the PTEs of a range of a VM_PFNMAP VMA, and nothing else; 0 if successful")
+def zap_vma_ptes(m: Machine, area: Value, address: Value, size: Value) -> Result:
+    return _zap(m, area, address, size)
+
+
+@_function("vma address size", "zap_vma_ptes as Linux 7.1 has it: VM_MIXEDMAP too, nothing is returned")
+def zap_special_vma_range(m: Machine, area: Value, address: Value, size: Value) -> Result:
+    return _zap(m, area, address, size)
+
+
+@_function("vma addr pfn size", "a driver maps consecutive frames; the VMA becomes VM_PFNMAP")
+def remap_pfn_range(m: Machine, area: Value, addr: Value, pfn: Value, size: Value) -> Result:
+    m.remap_pfn_range(_vma(0, area), _number(1, addr, "addr"), _number(2, pfn, "pfn"), _number(3, size, "size"))
+    return Result(0)
+
+
+@_function("vma addr pfn size", "remap_pfn_range for device memory")
+def io_remap_pfn_range(m: Machine, area: Value, addr: Value, pfn: Value, size: Value) -> Result:
+    m.io_remap_pfn_range(_vma(0, area), _number(1, addr, "addr"), _number(2, pfn, "pfn"), _number(3, size, "size"))
+    return Result(0)
+
+
+@_function("vma start len", "a driver maps physical memory over a whole VMA")
+def vm_iomap_memory(m: Machine, area: Value, start: Value, length: Value) -> Result:
+    m.vm_iomap_memory(_vma(0, area), _number(1, start, "start"), _number(2, length, "len"))
+    return Result(0)
+
+
+@_function("vma addr pfn", "a driver maps one page that has a struct page; the VMA becomes VM_MIXEDMAP")
+def vm_insert_page(m: Machine, area: Value, addr: Value, pfn: Value) -> Result:
+    m.vm_insert_page(_vma(0, area), _number(1, addr, "addr"), _number(2, pfn, "pfn"))
+    return Result(0)
+
+
+_VM_FAULT = {0x100: "VM_FAULT_NOPAGE", 0x2: "VM_FAULT_SIGBUS", 0x1: "VM_FAULT_OOM"}
+
+
+@_function("vma addr pfn", "a fault handler maps one raw frame; returns VM_FAULT_NOPAGE (0x100)")
+def vmf_insert_pfn(m: Machine, area: Value, addr: Value, pfn: Value) -> Result:
+    ret = m.vmf_insert_pfn(_vma(0, area), _number(1, addr, "addr"), _number(2, pfn, "pfn"))
+    return Result(ret, fields={"why": _VM_FAULT.get(ret, "")})

@@ -1,0 +1,135 @@
+"""What a statement did, as one value: the same for the log, for text output and for JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from ..kernel.arch.tlb import TlbFlush
+from ..kernel.errors import CheckResult, Refusal
+from ..kernel.trace.journal import Position
+from .values import format_addr
+
+
+@attrs.frozen
+class Signal:
+    """The signal that an access ended in."""
+
+    name: str
+    code: str
+    addr: int
+
+
+@attrs.frozen
+class Outcome:
+    """The result of one statement.
+
+    ``ret`` is an int, or None where nothing is returned; ``address`` says that it is an address.  ``verdict`` is 0 or
+    -1 for a zap under every contract.  ``why`` explains an error, a refusal, a signal, or a zap that did nothing.
+    ``expected`` is None where no value was expected, else whether it came.
+    """
+
+    i: int
+    line: int
+    text: str
+    func: str = ""
+    ret: int | None = None
+    address: bool = False
+    errno: str | None = None
+    signal: Signal | None = None
+    refusal: Refusal | None = None
+    verdict: int | None = None
+    ptes_cleared: int = 0
+    ptes_unknown: int = 0
+    tlb: tuple[TlbFlush, ...] = ()
+    frames_freed: int = 0
+    tables_freed: int = 0
+    touched: int | None = None
+    data: bytes | None = None
+    min_flt: int = 0
+    maj_flt: int = 0
+    why: str = ""
+    checks: tuple[CheckResult, ...] = ()
+    expected: bool | None = None
+    mismatch: str = ""
+    target: str | None = None
+    start: Position = (0, 0)
+    end: Position = (0, 0)
+
+    @property
+    def result(self) -> str:
+        """The result as the language writes it after ``=``.
+
+        >>> Outcome(0, 1, "", ret=-1, errno="EINVAL").result, Outcome(0, 1, "", ret=0x7000, address=True).result
+        ('-1 EINVAL', '0x7000')
+        """
+        if self.signal is not None:
+            return f"{self.signal.name} {self.signal.code}"
+        if self.errno is not None:
+            return f"-1 {self.errno}"
+        if self.ret is None:
+            return "?"
+        return format_addr(self.ret) if self.address else str(self.ret)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of ``vmviz run --json``: addresses are hex strings, sizes and counts numbers."""
+        ret: Any = format_addr(self.ret) if self.address and self.ret is not None else self.ret
+        out: dict[str, Any] = {
+            "i": self.i,
+            "line": self.line,
+            "text": self.text,
+            "ret": ret,
+            "errno": self.errno,
+            "signal": _signal_json(self.signal),
+            "refusal": refusal_json(self.refusal),
+            "ptes_cleared": self.ptes_cleared,
+            "ptes_unknown": self.ptes_unknown,
+            "tlb": [flush_json(f) for f in self.tlb],
+            "frames_freed": self.frames_freed,
+            "tables_freed": self.tables_freed,
+            "why": self.why or None,
+        }
+        if self.verdict is not None:
+            out["verdict"] = self.verdict
+        if self.touched is not None:
+            out.update(touched=self.touched, min_flt=self.min_flt, maj_flt=self.maj_flt)
+        if self.data is not None:
+            out["data"] = self.data.hex()
+        if self.expected is not None:
+            out["expected"] = {"ok": self.expected, "mismatch": self.mismatch or None}
+        return out
+
+
+def _signal_json(signal: Signal | None) -> dict[str, str] | None:
+    if signal is None:
+        return None
+    return {"name": signal.name, "code": signal.code, "addr": format_addr(signal.addr)}
+
+
+def refusal_json(refusal: Refusal | None) -> dict[str, Any] | None:
+    """A refusal as JSON; ``legal`` is the nearest legal range, or null."""
+    if refusal is None:
+        return None
+    legal = refusal.legal
+    return {
+        "check": refusal.check,
+        "message": refusal.message,
+        "legal": None
+        if legal is None
+        else {"address": format_addr(legal.address), "end": format_addr(legal.end), "size": legal.size},
+        "checks": [
+            {"check": c.name, "test": c.expression, "compared": c.compared, "passed": c.passed, "reached": c.reached}
+            for c in refusal.checks
+        ],
+    }
+
+
+def flush_json(flush: TlbFlush) -> dict[str, Any]:
+    """A TLB flush as JSON: its kind ("pages" or "full") and the hull of the cleared pages."""
+    return {
+        "kind": flush.kind,
+        "start": format_addr(flush.start),
+        "end": format_addr(flush.end),
+        "pages": flush.nr_pages,
+    }

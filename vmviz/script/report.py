@@ -1,0 +1,149 @@
+"""Printing what a script did: a line per statement as strace has it, or a JSON object per statement."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ..kernel.machine import Machine
+from ..kernel.trace.bulk import Bulk
+from ..kernel.trace.journal import Check, Enter, Event, Leave
+from .nodes import Statement
+from .outcome import Outcome
+from .state import state_json
+from .values import format_addr, format_size
+
+
+class Report:
+    """Prints outcomes as they come; `finish` returns a line for each expectation that failed."""
+
+    def __init__(
+        self, echo: Callable[[str], Any], name: str, *, as_json: bool = False, check: bool = False, trace: bool = False
+    ) -> None:
+        self.echo = echo
+        self.name = name
+        self.as_json = as_json
+        self.check = check
+        self.trace = trace
+        self._failed: list[str] = []
+        self._count = 0
+
+    def add(self, machine: Machine, outcome: Outcome, statement: Statement) -> None:
+        """One more statement was run."""
+        self._count += 1
+        if self.check and outcome.expected is False:
+            place = statement.expect or statement
+            self._failed.append(f"{self.name}:{place.line}:{place.column}: {outcome.mismatch}: {outcome.text}")
+        if self.as_json:
+            self.echo(json.dumps(outcome.to_json()))
+        else:
+            self.echo(text_line(outcome, statement))
+        if self.trace:
+            self._trace(machine, outcome)
+
+    def _trace(self, machine: Machine, outcome: Outcome) -> None:
+        for line in trace_lines(machine, outcome):
+            self.echo(json.dumps({"trace": line}) if self.as_json else f"    {line}")
+
+    def state(self, machine: Machine) -> None:
+        """Append the final state."""
+        state = state_json(machine)
+        if self.as_json:
+            self.echo(json.dumps({"state": state}))
+            return
+        self.echo(f"\n{state['comm']}, pid {state['pid']}")
+        for v in state["vmas"]:
+            self.echo(f"  {v['start']:>14}-{v['end']:<14} {v['perms']} {v['VmFlags']}  {v['name']}".rstrip())
+        self.echo("entries")
+        for e in state["entries"]:
+            self.echo(f"  {e['va']:>14} {e['n']:>7} x pfn {e['pfn']:<9} {e['bits']}")
+        for u in state["unknown"]:
+            self.echo(f"  {u['start']:>14}-{u['end']:<14} ?? cannot be observed")
+        self.echo("counters")
+        self.echo("  " + "  ".join(f"{k} {v}" for k, v in state["counters"].items() if v))
+        self.echo(f"  frames free {state['frames']['free']} of {state['frames']['total']}")
+
+    def finish(self) -> list[str]:
+        """The expectations that failed, each with file, line and column."""
+        if self.check and not self.as_json:
+            self.echo(f"{self._count} statements, {len(self._failed)} expectations failed")
+        return self._failed
+
+
+def text_line(outcome: Outcome, statement: Statement) -> str:
+    """A statement with its result and, in words, what it did.
+
+    >>> from vmviz.script.runner import Runner
+    >>> from vmviz.script.parser import parse_statement
+    >>> s = parse_statement("munmap(0x1000, 4K) = 0")
+    >>> text_line(Runner().run(s), s)
+    'munmap(0x1000, 4K) = 0    nothing was mapped there, which is no error'
+    """
+    call = outcome.text.rstrip("; ")
+    if statement.expect is not None:
+        call = call[: call.rindex("=")].rstrip() if "=" in call else call
+    words = "; ".join(effects(outcome))
+    ret = outcome.result if outcome.ret is not None or outcome.verdict is None else f"? (verdict {outcome.verdict})"
+    return f"{call} = {ret}" + (f"    {words}" if words else "")
+
+
+def effects(outcome: Outcome) -> list[str]:
+    """What a statement did, in short phrases."""
+    out = []
+    if outcome.refusal is not None and outcome.func.startswith("zap"):
+        out.append(f"refused, nothing changed: {outcome.refusal.message}")
+        legal = outcome.refusal.legal
+        if legal is not None:
+            out.append(f"nearest legal: {format_addr(legal.address)}, {format_size(legal.size, exact=True)}")
+        return out
+    if outcome.ptes_cleared:
+        out.append(f"{outcome.ptes_cleared} PTEs cleared")
+    if outcome.ptes_unknown:
+        out.append(f"{outcome.ptes_unknown} unknown entries are known to be empty now")
+    if outcome.frames_freed or outcome.tables_freed:
+        out.append(f"{outcome.frames_freed} frames and {outcome.tables_freed} tables freed")
+    out += [f"TLB: {f.kind} flush, {f.nr_pages} pages" for f in outcome.tlb]
+    if outcome.min_flt or outcome.maj_flt:
+        out.append(f"{outcome.min_flt} minor and {outcome.maj_flt} major faults")
+    if outcome.data:
+        out.append("read " + outcome.data.hex(" "))
+    if outcome.why:
+        out.append(outcome.why)
+    return out
+
+
+def trace_lines(machine: Machine, outcome: Outcome) -> list[str]:
+    """The calls, checks and tracepoints of a statement, indented as ftrace's function_graph does."""
+    depth, out = 0, []
+    for record, _, _ in machine.journal.between(outcome.start, outcome.end):
+        match record:
+            case Enter():
+                out.append("  " * depth + f"{record.func}({_fields(record.fields)}) {{")
+                depth += 1
+            case Leave():
+                depth = max(0, depth - 1)
+                out.append("  " * depth + "}" + (f" = {_value('ret', record.ret)}" if record.ret is not None else ""))
+            case Check():
+                word = "pass" if record.passed else "FAIL"
+                word = word if record.reached else f"not reached, would {word.lower()}"
+                out.append("  " * depth + f"{record.expression}: {record.compared}: {word}")
+            case Event():
+                out.append("  " * depth + f"/* {record.name}: {_fields(record.fields)} */")
+            case Bulk():
+                ends = (*record.cuts[1:], record.n)
+                for a, b in zip(record.cuts, ends, strict=True):
+                    out.append("  " * depth + f"{record.func}({format_addr(record.address_of(a))}); /* x {b - a} */")
+    return out
+
+
+def _fields(fields: tuple[tuple[str, Any], ...]) -> str:
+    return ", ".join(f"{k}={_value(k, v)}" for k, v in fields)
+
+
+def _value(name: str, value: Any) -> str:
+    if isinstance(value, int) and name not in ("pages", "nr_pages", "times", "order", "fd", "ret", "prot", "flags"):
+        return format_addr(value)
+    if isinstance(value, int) and (name in ("flags", "prot") or value >= 1 << 16):
+        return format_addr(value)
+    return str(value)

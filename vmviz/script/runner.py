@@ -1,0 +1,263 @@
+"""Running statements: evaluates the expressions, calls the machine, makes outcomes, compares expectations."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any, NoReturn
+
+import attrs
+
+from ..kernel.errors import CallerBugError, KernelError, Refusal, SignalRaised, UnknownContentsError, VmvizError
+from ..kernel.machine import Config, Machine
+from ..kernel.mm.page_alloc import OutOfMemory
+from ..kernel.mm.vma import Vma
+from ..kernel.syscalls import VmaNotFound
+from .errors import ScriptError
+from .functions import FUNCTIONS, ArgumentError, Result, Value
+from .names import CONSTANTS, NOT_YET
+from .nodes import Array, BinOp, Call, Dots, Expectation, Keyword, Name, Number, Script, Statement, String, Struct, Unary
+from .outcome import Outcome, Signal
+from .parser import parse, parse_statement
+from .values import format_addr, nearest
+
+KNOWN: frozenset[str] = frozenset(FUNCTIONS) | NOT_YET | {"boot"}
+"""Every function name that the parser lets through; those of `NOT_YET` are then refused by name."""
+
+WRAP = (1 << 64) - 1
+BOOT_KEYS = {
+    "mem": "ram",
+    "mode": "mode",
+    "kernel": "kernel",
+    "zap_contract": "zap_contract",
+    "vdso": "vdso",
+    "cpus": "cpus",
+    "comm": "comm",
+}
+
+
+class Runner:
+    """Runs statements on a machine, one after another; ``names`` are the script's variables.
+
+    >>> r = Runner()
+    >>> r.run_text("a = mmap(NULL, 8K, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0)").result
+    '0x7ffff7ffd000'
+    >>> r.run_text("store(a)").result
+    'SIGSEGV SEGV_ACCERR'
+    """
+
+    def __init__(self, machine: Machine | None = None, config: Config | None = None, *, fixed: bool = False) -> None:
+        self.machine = machine or Machine(config)
+        self.fixed = fixed or machine is not None
+        self.names: dict[str, Value] = {}
+        self.count = 0
+        self._statement: Statement | None = None
+        self._source, self._filename = "", "<console>"
+
+    # -- running
+
+    def parse(self, text: str, filename: str = "<script>") -> Script:
+        """Parse a whole script and check its names before anything runs; raises `ScriptError`."""
+        script = parse(text, filename=filename, known=KNOWN)
+        check_names(script.statements, script.source or text, filename, self.names)
+        return script
+
+    def run_text(self, text: str) -> Outcome:
+        """Run one line; raises `ScriptError` when it is not a statement."""
+        statement = parse_statement(text, known=KNOWN)
+        check_names([statement], text, "<console>", self.names)
+        return self.run(statement, text, "<console>")
+
+    def run(self, statement: Statement, source: str = "", filename: str = "<script>") -> Outcome:
+        """Run one statement; raises `ScriptError` when its values make no sense, and then nothing has changed."""
+        self._source, self._filename, self._statement = source, filename, statement
+        if statement.pid is not None and statement.pid != self.machine.pid:
+            self._fail(statement, f"there is no process {statement.pid}; the only one is {self.machine.pid}")
+        start = self.machine.journal.end
+        base = Outcome(self.count, statement.line, statement.text, start=start, target=statement.target)
+        call = statement.call
+        if call is not None:
+            base = attrs.evolve(base, func=call.func)
+        try:
+            result = self._call(call) if call is not None else _plain(self._value(statement.value))
+            outcome = self._succeeded(base, result)
+        except ScriptError:
+            self.machine.journal.seek(start)
+            self.machine.journal.truncate()
+            raise
+        except (VmvizError, ArithmeticError) as error:
+            result = Result(-1)
+            outcome = self._failed(base, error)
+        if statement.target is not None:
+            self.names[statement.target] = result.value
+        self.count += 1
+        outcome = attrs.evolve(outcome, end=self.machine.journal.end)
+        return compare(outcome, statement.expect)
+
+    def _succeeded(self, base: Outcome, result: Result) -> Outcome:
+        value = result.value
+        ret = value.start if isinstance(value, Vma) else value if isinstance(value, int) else None
+        return attrs.evolve(base, ret=ret, address=result.address or isinstance(value, Vma), **result.fields)
+
+    def _failed(self, base: Outcome, error: Exception) -> Outcome:
+        match error:
+            case KernelError():
+                return attrs.evolve(base, ret=-1, errno=error.errno, refusal=error.refusal, why=error.why)
+            case SignalRaised():
+                signal = Signal(error.name, error.code, error.addr)
+                return attrs.evolve(base, ret=-1, signal=signal, why=error.why, touched=error.touched)
+            case CallerBugError():
+                return attrs.evolve(base, refusal=error.refusal, why=str(error))
+            case VmaNotFound():
+                return attrs.evolve(base, refusal=Refusal("find_vma", str(error)), why=str(error))
+            case UnknownContentsError():
+                return attrs.evolve(base, refusal=Refusal("unknown", str(error)), why=str(error))
+            case OutOfMemory():
+                return attrs.evolve(base, ret=-1, errno="ENOMEM", why=str(error))
+        raise error
+
+    # -- evaluating
+
+    def _fail(self, node: Any, message: str, suggestions: Iterable[str] = ()) -> NoReturn:
+        raise ScriptError.at(
+            node, message, source=self._source, filename=self._filename, suggestions=tuple(suggestions)
+        )
+
+    def _value(self, node: Any) -> Value:
+        match node:
+            case Number():
+                if node.abbreviated:
+                    self._fail(node, "this number was cut by strace; its value is not known")
+                return node.value * 4096 if node.unit_pages else node.value
+            case String():
+                return node.value
+            case Name():
+                if node.id in self.names:
+                    return self.names[node.id]
+                return CONSTANTS[node.id]
+            case Unary():
+                value = self._number(node.operand)
+                return -value if node.op == "-" else ~value & WRAP
+            case BinOp():
+                return _apply(node.op, self._number(node.left), self._number(node.right))
+            case Call():
+                return self._call(node).value
+            case Array() | Struct() | Dots():
+                return ""
+        self._fail(node, "a value is wanted here")
+
+    def _number(self, node: Any) -> int:
+        value = self._value(node)
+        if not isinstance(value, int):
+            self._fail(node, "a number is wanted here")
+        return value
+
+    def _call(self, call: Call) -> Result:
+        if call.func == "boot":
+            return self._boot(call)
+        if call.func in NOT_YET:
+            self._fail(call, f"{call.func} is a call of Linux that vmviz does not simulate yet")
+        function = FUNCTIONS[call.func]
+        keyword = next(iter(call.keywords), None)
+        if keyword is not None:
+            self._fail(keyword, f"{call.func} takes no named arguments")
+        low, high = function.arity
+        if not low <= len(call.args) <= high:
+            wants = f"{low}" if low == high else f"{low} to {high}"
+            self._fail(call, f"{call.func} takes {wants} arguments, not {len(call.args)}: {function.signature}")
+        values = [self._value(a) for a in call.positional]
+        try:
+            return function.call(self.machine, *values)
+        except ArgumentError as error:
+            self._fail(call.args[error.index], str(error))
+
+    def _boot(self, call: Call) -> Result:
+        if self.fixed or self.count or len(self.machine.journal.records):
+            self._fail(call, "boot must be the first statement of a script, and has no place on a given base")
+        changes: dict[str, Any] = {}
+        for argument in call.args:
+            if not isinstance(argument, Keyword) or argument.name not in BOOT_KEYS:
+                word = argument.name if isinstance(argument, Keyword) else ""
+                self._fail(argument, f"boot takes {', '.join(f'{k}=' for k in BOOT_KEYS)}", nearest(word, BOOT_KEYS))
+            value = self._value(argument.value)
+            wanted = str if argument.name in ("mode", "kernel", "zap_contract", "comm") else int
+            if not isinstance(value, wanted):
+                self._fail(argument, f"{argument.name} wants {'a string' if wanted is str else 'a number'}")
+            changes[BOOT_KEYS[argument.name]] = bool(value) if argument.name == "vdso" else value
+        try:
+            self.machine = Machine(attrs.evolve(self.machine.config, **changes))
+        except VmvizError as error:
+            self._fail(call, str(error))
+        return Result(0)
+
+
+def _plain(value: Value) -> Result:
+    return Result(value, address=isinstance(value, int) and value >= 1 << 20)
+
+
+def _apply(op: str, a: int, b: int) -> int:
+    if op == "<<":
+        return (a << min(b & WRAP, 64)) & WRAP
+    value = {"+": a + b, "-": a - b, "*": a * b, "|": a | b}[op]
+    return value & WRAP if value >= 0 or op == "|" else value
+
+
+def compare(outcome: Outcome, expect: Expectation | None) -> Outcome:
+    """The outcome with its expectation judged.  Contracts that return nothing are compared by the verdict."""
+    if expect is None or expect.kind == "unknown":
+        return outcome
+    if expect.kind == "signal":
+        s = outcome.signal
+        ok = s is not None and s.name == expect.signal and expect.code in (None, s.code)
+        wanted = f"{expect.signal} {expect.code or ''}".strip()
+    elif expect.kind == "error":
+        ok = outcome.errno == expect.errno
+        wanted = f"-1 {expect.errno}"
+    else:
+        assert expect.value is not None
+        number = expect.value.value * (4096 if expect.value.unit_pages else 1)
+        got = outcome.ret if outcome.ret is not None else outcome.verdict
+        ok = outcome.signal is None and got is not None and (got - number) & WRAP == 0
+        wanted = format_addr(number) if outcome.address and number >= 0 else str(number)
+    if ok:
+        return attrs.evolve(outcome, expected=True)
+    got_text = outcome.result
+    if outcome.ret is None and outcome.verdict is not None:
+        got_text = f"nothing (void; the verdict is {outcome.verdict})"
+    return attrs.evolve(outcome, expected=False, mismatch=f"expected {wanted}, got {got_text}")
+
+
+def check_names(statements: Iterable[Statement], source: str, filename: str, known: Collection[str]) -> None:
+    """Raise `ScriptError` for the first name that nobody has defined, with the nearest that somebody has."""
+    defined = set(known) | set(CONSTANTS)
+    for statement in statements:
+        for node in _names(statement.value):
+            if node.id not in defined:
+                raise ScriptError.at(
+                    node,
+                    f"{node.id!r} is not defined",
+                    source=source,
+                    filename=filename,
+                    suggestions=nearest(node.id, defined),
+                )
+        if statement.target is not None:
+            if statement.target in CONSTANTS:
+                raise ScriptError.at(
+                    statement, f"{statement.target!r} is a constant", source=source, filename=filename
+                )
+            defined.add(statement.target)
+
+
+def _names(node: Any) -> Iterable[Name]:
+    match node:
+        case Name():
+            yield node
+        case Unary():
+            yield from _names(node.operand)
+        case BinOp():
+            yield from _names(node.left)
+            yield from _names(node.right)
+        case Keyword():
+            yield from _names(node.value)
+        case Call():
+            for argument in node.args:
+                yield from _names(argument)

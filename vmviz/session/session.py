@@ -1,0 +1,251 @@
+"""The session: single writer of a machine, and the timeline of its statements.
+
+Statements are run to their end at once; the position then moves freely over what is in the journal.  A new statement
+in the past drops the future; what of it came from the story goes back to the statements to come.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from ..kernel.errors import VmvizError
+from ..kernel.machine import Machine
+from ..kernel.mm.vma import Vma
+from ..kernel.trace.journal import Position
+from ..script.nodes import Script, Statement
+from ..script.outcome import Outcome
+from ..script.runner import Runner
+from .steps import StepIndex
+
+
+class InsideStatement(VmvizError):
+    """A new statement was asked for while the position stands inside one: play it to its end or take it back first."""
+
+
+@attrs.frozen
+class Pending:
+    """A statement of the story that has not been run; ``told`` is the comment that belongs to it."""
+
+    statement: Statement
+    source: str
+    filename: str
+    told: str = ""
+
+
+@attrs.frozen
+class Done:
+    """A statement that has been run: its outcome, the variables before it, and where it came from."""
+
+    outcome: Outcome
+    names: dict[str, Any]
+    story: Pending | None = None
+
+    @property
+    def start(self) -> Position:
+        """The position before the statement."""
+        return self.outcome.start
+
+    @property
+    def end(self) -> Position:
+        """The position after the statement."""
+        return self.outcome.end
+
+
+class Session:
+    """A machine with its timeline.
+
+    >>> s = Session()
+    >>> s.run("a = mmap(NULL, 4K, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0)").result
+    '0x7ffff7ffe000'
+    >>> s.undo(); len(list(s.machine.mm.vmas))
+    3
+    >>> s.redo(); len(list(s.machine.mm.vmas))
+    4
+    """
+
+    def __init__(self, machine: Machine | None = None, title: str = "") -> None:
+        self.runner = Runner(machine)
+        self.title = title
+        self.done: list[Done] = []
+        self.pending: list[Pending] = []
+        self.remarks: list[str] = []
+        self.index = 0  # statements that are done wholly at the position
+        self._steps: tuple[Position, StepIndex] | None = None
+
+    # -- the story
+
+    def load(self, text: str, filename: str) -> Script:
+        """Put a script's statements to come; raises `ScriptError` when it is not one."""
+        script = self.runner.parse(text, filename)
+        told = {c.line: c.text.strip("# ") for c in script.comments}
+        for statement in script.statements:
+            above, line = [], statement.line - 1
+            while line in told:
+                above.insert(0, told[line])
+                line -= 1
+            self.pending.append(Pending(statement, text, filename, statement.comment or " ".join(above)))
+        return script
+
+    def run_until_comment(self, script: Script, word: str) -> None:
+        """Run the story up to the comment line that begins with ``word``: what comes before it is set-up."""
+        line = next((c.line for c in script.comments if c.text.strip(" #").startswith(word)), 0)
+        while self.pending and self.pending[0].statement.line < line:
+            self.run_next()
+
+    # -- the timeline
+
+    @property
+    def machine(self) -> Machine:
+        """The machine."""
+        return self.runner.machine
+
+    @property
+    def position(self) -> Position:
+        """Where the stores stand."""
+        return self.machine.journal.position
+
+    @property
+    def inside(self) -> Done | None:
+        """The statement inside which the position stands, None at a border."""
+        if self.index < len(self.done):
+            done = self.done[self.index]
+            if done.start < self.position < done.end:
+                return done
+        return None
+
+    @property
+    def current(self) -> Done | None:
+        """The statement that the panes explain: the one the position stands in, else the last one done."""
+        inside = self.inside
+        if inside is not None:
+            return inside
+        return self.done[self.index - 1] if self.index else None
+
+    @property
+    def future(self) -> list[Done]:
+        """Statements that were run and lie after the position."""
+        return self.done[self.index + (self.inside is not None) :]
+
+    def steps(self, done: Done) -> StepIndex:
+        """The steps of a statement."""
+        if self._steps is None or self._steps[0] != done.start or self._steps[1].end != done.end:
+            self._steps = (done.start, StepIndex(self.machine.journal, done.start, done.end))
+        return self._steps[1]
+
+    # -- moving
+
+    def seek(self, position: Position, index: int) -> None:
+        """Move to a position; ``index`` statements are done there (one without records begins where it ends)."""
+        self.machine.journal.seek(position)
+        self.index = index
+
+    def undo(self) -> None:
+        """Take back the statement that the position stands in or behind; nothing at the beginning."""
+        current = self.current
+        if current is not None:
+            self.seek(current.start, self._number(current))
+
+    def redo(self) -> None:
+        """Do the statement that the position stands in or before again; nothing at the end."""
+        target = self.inside or next(iter(self.future), None)
+        if target is not None:
+            self.seek(target.end, self._number(target) + 1)
+
+    def step(self, count: int = 1) -> bool:
+        """Move by single steps, across statements; returns whether there was one to go."""
+        at = self.inside
+        if at is None:
+            at = next(iter(self.future), None) if count > 0 else self.current
+        if at is None:
+            return False
+        steps = self.steps(at)
+        k = (steps.index_of(self.position) if self.inside or count > 0 else steps.total) + count
+        i = self._number(at)
+        if k <= 0:
+            self.seek(at.start, i)
+        elif k >= steps.total:
+            self.seek(at.end, i + 1)
+        else:
+            self.seek(steps.position_at(k), i)
+        return True
+
+    def step_call(self, count: int, *, functions: bool = False) -> bool:
+        """Move to the next (or previous) border of a call, or end of a function."""
+        at = self.inside
+        if at is None:
+            at = next(iter(self.future), None) if count > 0 else self.current
+        if at is None:
+            return False
+        steps = self.steps(at)
+        borders = steps.functions() if functions else steps.calls()
+        here = self.position if self.inside else at.start if count > 0 else at.end
+        wanted = [b for b in borders if b > here] if count > 0 else [b for b in borders if b < here]
+        to = (wanted[0] if count > 0 else wanted[-1]) if wanted else (at.end if count > 0 else at.start)
+        i = self._number(at)
+        self.seek(to, i + (to == at.end))
+        return True
+
+    def _number(self, done: Done) -> int:
+        return next(i for i, d in enumerate(self.done) if d is done)
+
+    # -- running
+
+    def run(self, text: str) -> Outcome:
+        """Run a statement of the user's at the position; drops the future.  Raises `ScriptError`, `InsideStatement`."""
+        self._at_border()
+        parsed = self.runner.parse(text, "<console>")
+        if len(parsed.statements) != 1:
+            raise VmvizError("one statement at a time, please" if parsed.statements else "there is no statement")
+        return self._run(parsed.statements[0], text, "<console>", None)
+
+    def run_next(self) -> Outcome | None:
+        """Run the next statement of the story, or do the next one again; None when there is none."""
+        self._at_border()
+        if self.future:
+            self.redo()
+            return self.current.outcome if self.current else None
+        if not self.pending:
+            return None
+        p = self.pending[0]
+        outcome = self._run(p.statement, p.source, p.filename, p)
+        self.pending.remove(p)
+        return outcome
+
+    def _at_border(self) -> None:
+        if self.inside is not None:
+            raise InsideStatement("the position stands inside a statement: finish it (Enter) or take it back (u) first")
+
+    def _run(self, statement: Statement, source: str, filename: str, story: Pending | None) -> Outcome:
+        names = dict(self.done[self.index].names) if self.index < len(self.done) else dict(self.runner.names)
+        dropped = self.drop_future()
+        self.runner.names = dict(names)
+        try:
+            outcome = self.runner.run(statement, source, filename)
+        finally:
+            self.pending[:0] = dropped
+        self.done.append(Done(outcome, names, story))
+        self.index = len(self.done)
+        return outcome
+
+    def drop_future(self) -> list[Pending]:
+        """Forget the statements after the position; returns those of them that belong to the story."""
+        future = self.done[self.index :]
+        if future:
+            del self.done[self.index :]
+            self.machine.journal.truncate()
+            self.runner.count = len(self.done)
+            self._steps = None
+        return [d.story for d in future if d.story is not None]
+
+    # -- names
+
+    def labels(self) -> dict[str, int]:
+        """The variables that hold addresses of mappings."""
+        mm = self.machine.mm
+        return {
+            name: value.start if isinstance(value, Vma) else value
+            for name, value in self.runner.names.items()
+            if isinstance(value, Vma) or (isinstance(value, int) and value >= 65536 and mm.vma_at(value) is not None)
+        }

@@ -1,4 +1,5 @@
-"""Comparing the state of a machine with a record of a trace: every field that is stable, by the traces' README.
+"""Comparing the state of a machine with a record of a trace: every field that is stable, by the traces'
+README.
 
 Runs of entries are taken apart and compared page by page, so that it does not matter how they were joined.
 """
@@ -151,7 +152,9 @@ def _vma_fields(vma: Vma) -> dict[str, Any]:
 
 
 def _classes(values: list[int]) -> list[int]:
-    """Values by first appearance: two lists have the same classes when they name the same equalities; 0 stays."""
+    """Values by first appearance: two lists have the same classes when they name the same equalities; 0
+    stays.
+    """
     seen: dict[int, int] = {0: 0}
     return [seen.setdefault(v, len(seen)) for v in values]
 

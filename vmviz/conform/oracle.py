@@ -1,8 +1,8 @@
 """The device of the traces, as a driver of the simulated machine: one file, a mode for each kind of mapping.
 
-The file offset is the device page number.  Frames of the modes: reserved RAM from `RES_PFN` on, a hole of the physical
-address space from `MMIO_PFN` on, 1,024 pages of RAM that all modes with a fault handler or vm_insert_page share
-(``pool``), and 256 reserved pages in a row that have struct pages (``contig``).
+The file offset is the device page number.  Frames of the modes: reserved RAM from `RES_PFN` on, a hole of the
+physical address space from `MMIO_PFN` on, 1,024 pages of RAM that all modes with a fault handler or
+vm_insert_page share (``pool``), and 256 reserved pages in a row that have struct pages (``contig``).
 """
 
 from __future__ import annotations

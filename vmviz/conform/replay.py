@@ -1,6 +1,7 @@
 """Replaying a scenario on a machine, operation by operation, until one that the simulator does not have.
 
-The machine is made like the one of the traces: 4-level x86-64, no address randomisation, the device of `oracle`.
+The machine is made like the one of the traces: 4-level x86-64, no address randomisation, the device of
+`oracle`.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Replayer:
 
     def __init__(self, window: tuple[int, int] = (BASE, 0x1100_0000_0000)) -> None:
         self.machine = Machine(ram=RAM, zap_contract="void")
+        self.machine.sys.cap_sys_rawio = True  # every scenario runs as root
         self.window = window
         self.machine.execve("/bin/run-oracle")
         for page in (VVAR, VDSO):
@@ -73,7 +75,9 @@ class Replayer:
         self.machine.seal()
 
     def run(self, op: Operation) -> dict[str, Any]:
-        """Run one operation; returns the result fields of a record.  Raises `UnsupportedError` naming the operation."""
+        """Run one operation; returns the result fields of a record.  Raises `UnsupportedError` naming the
+        operation.
+        """
         handler: Callable[..., dict[str, Any]] | None = getattr(self, f"_op_{op.op.rstrip('!')}", None)
         if handler is None:
             raise UnsupportedError(f"{op.op} is not simulated")
@@ -101,7 +105,9 @@ class Replayer:
             else:
                 flags |= _MAP[word]
         bits = sum(_PROT[c] for c in prot)
-        at = self.machine.mmap(self._number(addr), self._number(length), bits, flags, fd, self._number(offset))
+        at = self.machine.mmap(
+            self._number(addr), self._number(length), bits, flags, fd, self._number(offset)
+        )
         self.last = at
         return {"ret": hex(at)}
 
@@ -184,6 +190,11 @@ class Replayer:
         file = self.machine.sys.files.get(self.machine.fds.get((self.machine.pid, self._file(name))))
         inode: Inode = self.machine.sys.inodes.get(file.inode)
         self.files[new] = self.machine.open(inode.path, F.O_RDONLY)
+        return {"ret": 0}
+
+    def _op_fwrite(self, name: str, offset: str, length: str, byte: str) -> dict[str, Any]:
+        data = bytes([self._number(byte) & 0xFF]) * self._number(length)
+        self.machine.pwrite(self._file(name), data, self._number(offset))
         return {"ret": 0}
 
     def _op_ftruncate(self, name: str, size: str) -> dict[str, Any]:

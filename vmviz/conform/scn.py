@@ -1,7 +1,7 @@
 """The scenario language of the kernel traces: one operation per line, ``#`` starts a comment.
 
-Numbers are decimal or hex with a suffix k, m, g or p (pages); ``B`` is `BASE` and ``$`` the last address that mmap or
-mremap returned; both are joined by + and -.
+Numbers are decimal or hex with a suffix k, m, g or p (pages); ``B`` is `BASE` and ``$`` the last address that
+mmap or mremap returned; both are joined by + and -.
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ def setup_mm(mm: Mm, *, vdso: bool = True) -> None:
     j.write(mm.vmas, start, Vma(start, top, flags, start >> 12, prot, 0, 0, "", "[stack]"))
     j.add(mm.counters, "map_count", 1)
     mm.account(flags, STACK_SIZE >> 12)
+    j.add(mm.sys.commit, "committed", STACK_SIZE >> 12)
     if vdso:
         _special_mappings(mm)
     set_brk(mm, PIE_BASE + 0x204000)

@@ -13,15 +13,19 @@ from typing import NoReturn
 import attrs
 
 from .drivers import open_backing
-from .errors import KernelError, VmvizError
+from .errors import KernelError, UnsupportedError, VmvizError
 from .exec import execve as load_binary
-from .mm.access import EXEC, READ, WRITE, Access, access, peek
+from .mm.access import EXEC, READ, WRITE, Access, access, mm_populate, peek
+from .mm.filemap import write_page
 from .mm.flags import (
     MAP_ANONYMOUS,
+    MAP_NONBLOCK,
+    MAP_POPULATE,
     MAP_PRIVATE,
     MAP_SHARED,
     MAP_SHARED_VALIDATE,
     MAP_TYPE,
+    O_ACCMODE,
     O_CREAT,
     O_RDONLY,
     O_RDWR,
@@ -46,10 +50,14 @@ class Syscalls:
     """The calls; `Machine` provides the state."""
 
     sys: System
-    mm: Mm
     fds: Keyed
     tasks: Keyed
     pid: int
+
+    @property
+    def mm(self) -> Mm:
+        """The address space of the process that runs."""
+        raise NotImplementedError
 
     # -- files
 
@@ -69,15 +77,37 @@ class Syscalls:
         return self._new_fd(f"/memfd:{name} (deleted)", O_RDWR, self._new_inode(f"/memfd:{name} (deleted)", "shmem", 0))
 
     def ftruncate(self, fd: int, length: int) -> int:
-        """Set the size of a file in bytes (ftruncate(2)).  Simplified: mapped pages behind the new end stay mapped."""
+        """Set the size of a file in bytes (ftruncate(2)); shrinking raises `UnsupportedError`."""
         file = self._file(fd, "ftruncate")
         inode: Inode = self.sys.inodes.get(file.inode)
         if inode.kind not in ("reg", "shmem"):
             raise KernelError("EINVAL", "ftruncate", f"{file.path} is a device")
         if length < inode.size:
-            raise KernelError("EINVAL", "ftruncate", "shrinking a file is not simulated")
+            raise UnsupportedError("ftruncate that shrinks a file is not simulated yet")
         self.sys.journal.write(self.sys.inodes, inode.id, attrs.evolve(inode, size=length))
         return 0
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        """Write bytes to a file at an offset through the page cache (pwrite(2)); returns how many.
+
+        Errors: EBADF (not open, or not for writing), EINVAL (a device).
+        """
+        file = self._file(fd, "pwrite")
+        inode: Inode = self.sys.inodes.get(file.inode)
+        if file.flags & O_ACCMODE == O_RDONLY:
+            raise KernelError("EBADF", "pwrite", f"{file.path} is open read-only")
+        if inode.kind not in ("reg", "shmem"):
+            raise KernelError("EINVAL", "pwrite", f"{file.path} is a device")
+        end = offset + len(data)
+        if end > inode.size:
+            inode = attrs.evolve(inode, size=end)
+            self.sys.journal.write(self.sys.inodes, inode.id, inode)
+        at = offset
+        while at < end:
+            stop = min(end, (at | 4095) + 1)
+            write_page(self.sys, inode, at >> 12, at & 4095, data[at - offset : stop - offset])
+            at = stop
+        return len(data)
 
     def close(self, fd: int) -> int:
         """Close a descriptor; mappings keep their file (close(2))."""
@@ -137,9 +167,9 @@ class Syscalls:
                 backing = open_backing(self.sys, self._file(fd, "mmap"))
             elif flags & MAP_TYPE == MAP_SHARED_VALIDATE:
                 raise KernelError("EINVAL", "mmap", "MAP_SHARED_VALIDATE needs a file")
-            elif flags & MAP_TYPE == MAP_SHARED and length and not offset & 4095:
-                backing = self._shared_anonymous(length)
-            address = do_mmap(self.mm, addr, length, prot, flags, backing, offset)
+            address = do_mmap(self.mm, addr, length, prot, flags, backing, offset, self._shared_anonymous)
+            if flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE:
+                mm_populate(self.mm, address, length)
         except KernelError as error:
             j.leave("mmap", error.errno)
             raise
@@ -212,10 +242,10 @@ class Syscalls:
                     return vma
             near = difflib.get_close_matches(where, list(names), 1)
             raise VmaNotFound(f"no VMA is named {where!r}" + (f"; the nearest name is {near[0]!r}" if near else ""))
-        vma = self.mm.vma_at(where)
-        if vma is None:
+        found = self.mm.vma_at(where)
+        if found is None:
             self._no_vma(where)
-        return vma
+        return found
 
     def _no_vma(self, address: int) -> NoReturn:
         before, after = self.mm.vmas.find_prev(address), self.mm.find_vma(address)

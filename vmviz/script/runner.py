@@ -50,7 +50,6 @@ class Runner:
         self.fixed = fixed or machine is not None
         self.names: dict[str, Value] = {}
         self.count = 0
-        self._statement: Statement | None = None
         self._source, self._filename = "", "<console>"
 
     # -- running
@@ -67,9 +66,16 @@ class Runner:
         check_names([statement], text, "<console>", self.names)
         return self.run(statement, text, "<console>")
 
+    def evaluate(self, text: str) -> Value:
+        """The value of an assignment's right side, which may look VMAs up and must change nothing; raises `VmvizError`."""
+        statement = parse_statement(text, known={"vma"})
+        check_names([statement], text, "<console>", self.names)
+        self._source, self._filename = text, "<console>"
+        return self._value(statement.value)
+
     def run(self, statement: Statement, source: str = "", filename: str = "<script>") -> Outcome:
         """Run one statement; raises `ScriptError` when its values make no sense, and then nothing has changed."""
-        self._source, self._filename, self._statement = source, filename, statement
+        self._source, self._filename = source, filename
         if statement.pid is not None and statement.pid != self.machine.pid:
             self._fail(statement, f"there is no process {statement.pid}; the only one is {self.machine.pid}")
         start = self.machine.journal.end

@@ -20,6 +20,10 @@ from ..script.runner import Runner
 from .steps import StepIndex
 
 
+STORY_MARK = "story"
+"""A comment line with this word alone divides set-up from what is to come."""
+
+
 class InsideStatement(VmvizError):
     """A new statement was asked for while the position stands inside one: play it to its end or take it back first."""
 
@@ -71,6 +75,7 @@ class Session:
         self.done: list[Done] = []
         self.pending: list[Pending] = []
         self.remarks: list[str] = []
+        self.setup = 0  # statements that were done before the session was shown
         self.index = 0  # statements that are done wholly at the position
         self._steps: tuple[Position, StepIndex] | None = None
 
@@ -81,11 +86,13 @@ class Session:
         script = self.runner.parse(text, filename)
         told = {c.line: c.text.strip("# ") for c in script.comments}
         for statement in script.statements:
-            above, line = [], statement.line - 1
+            above: list[str] = []
+            line = statement.line - 1
             while line in told:
                 above.insert(0, told[line])
                 line -= 1
-            self.pending.append(Pending(statement, text, filename, statement.comment or " ".join(above)))
+            told_here = statement.comment or " ".join(line for line in above if line != STORY_MARK)
+            self.pending.append(Pending(statement, text, filename, told_here))
         return script
 
     def run_until_comment(self, script: Script, word: str) -> None:
@@ -93,8 +100,14 @@ class Session:
         line = next((c.line for c in script.comments if c.text.strip(" #").startswith(word)), 0)
         while self.pending and self.pending[0].statement.line < line:
             self.run_next()
+        self.setup = len(self.done)
 
     # -- the timeline
+
+    @property
+    def at_story_start(self) -> bool:
+        """Whether the set-up is done and nothing of the story has been run."""
+        return self.index == self.setup == len(self.done)
 
     @property
     def machine(self) -> Machine:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from ..data import data_directory
 from ..kernel.machine import Config, Machine
 from ..script.runner import Runner
-from .session import Session
+from .session import STORY_MARK, Session
 
 if TYPE_CHECKING:
     from ..live.image import ProcessImage
 
 STORY = "framebuffer.vmv"
-STORY_MARK = "story"
+
 
 
 def story_session() -> Session:

@@ -1,12 +1,12 @@
 """Entries of page tables as text: the state of each, the named bits in fixed places, and runs of alike ones.
 
-Everything about many entries at once is vectorised; single entries go through the paging mode, which knows the bits.
+Everything about many entries at once is vectorised; single entries go through the paging mode, which knows
+the bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,9 +58,11 @@ _SENTENCES = {
 
 
 def pfns_of(values: NDArray[np.uint64], mode: PagingMode) -> NDArray[np.int64]:
-    """The frame numbers in many entries; those of PROT_NONE entries are turned over where the mode stores them so.
+    """The frame numbers in many entries; those of PROT_NONE entries are turned over where the mode stores
+    them so.
 
-    >>> [hex(n) for n in pfns_of(np.array([0x8000000010007227, 0xFFFFFEFFF8320], np.uint64), get_mode("x86-64-4l"))]
+    >>> values = np.array([0x8000000010007227, 0xFFFFFEFFF8320], np.uint64)
+    >>> [hex(n) for n in pfns_of(values, get_mode("x86-64-4l"))]
     ['0x10007', '0x10007']
     """
     raw = values & np.uint64(mode.pfn_mask)
@@ -73,26 +75,29 @@ def pfns_of(values: NDArray[np.uint64], mode: PagingMode) -> NDArray[np.int64]:
 def present_of(values: NDArray[np.uint64], mode: PagingMode) -> NDArray[np.bool_]:
     """Which of many last-level entries keep a frame (`pte_present`)."""
     wanted = np.uint64(mode.masks.present | mode.masks.protnone)
-    return (values & wanted) != 0
+    present: NDArray[np.bool_] = (values & wanted) != 0
+    return present
 
 
 def states_of(
     values: NDArray[np.uint64],
     frames: Frames,
     mode: PagingMode,
+    *,
     was: NDArray[np.uint64] | None = None,
     fresh: NDArray[np.bool_] | None = None,
     unknown: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int8]:
     """The state of each entry, `EMPTY` to `UNKNOWN`, with `FRESH` or `CLEARED` added.
 
-    ``was`` (what this statement cleared) and ``fresh`` come from `Trail`; ``unknown`` marks entries that cannot be
-    observed.  The greatest state of a group is the one that matters most.
+    ``was`` (what this statement cleared) and ``fresh`` come from `Trail`; ``unknown`` marks entries that
+    cannot be observed.  The greatest state of a group is the one that matters most.
 
     >>> from vmviz.kernel.machine import Machine
     >>> m = Machine(ram=4 << 20)
     >>> values = np.array([0, 0x80000000E0280237, 0], np.uint64)
-    >>> states_of(values, m.frames, m.arena.mode, was=np.array([0, 0, 0x80000000E0281237], np.uint64)).tolist()
+    >>> was = np.array([0, 0, 0x80000000E0281237], np.uint64)
+    >>> states_of(values, m.frames, m.arena.mode, was=was).tolist()
     [0, 6, 16]
     """
     out = np.zeros(len(values), np.int8)
@@ -171,7 +176,8 @@ def run_starts(
     mode: PagingMode,
     cuts: Collection[int] = (),
 ) -> list[int]:
-    """Where runs of alike entries begin: the same state and the same bits, whatever their frames; and at ``cuts``.
+    """Where runs of alike entries begin: the same state and the same bits, whatever their frames; and at
+    ``cuts``.
 
     >>> m = get_mode("x86-64-4l")
     >>> v = np.array([0, 0, 0x1067, 0x2067, 0x9067, 0x9065], np.uint64)
@@ -190,10 +196,11 @@ def run_starts(
 
 
 def entry_bits(entry: int, mode: PagingMode, wide: bool = False) -> Line:
-    """The named bits in fixed places, ``·`` where one is off; ``wide`` adds the names of the rarer ones that are set.
+    """The named bits in fixed places, ``·`` where one is off; ``wide`` adds the names of the rarer ones that
+    are set.
 
-    Letters: Present, Writable, User, Cache off (PCD), Accessed, Dirty, Special, no eXecute.  A PROT_NONE entry says
-    ``none`` instead of its rights.
+    Letters: Present, Writable, User, Cache off (PCD), Accessed, Dirty, Special, no eXecute.  A PROT_NONE
+    entry says ``none`` instead of its rights.
 
     >>> mode = get_mode("x86-64-4l")
     >>> "".join(text for text, _ in entry_bits(0x80000000E0280237, mode))
@@ -204,7 +211,7 @@ def entry_bits(entry: int, mode: PagingMode, wide: bool = False) -> Line:
     'P W U · A D · X sd'
     """
     names = mode.decode(entry)
-    letters = _LETTERS
+    letters: tuple[tuple[str, str], ...] = _LETTERS
     out: Line = []
     if mode.pte_protnone(entry):
         out = [("none ", "warn"), (_BLANK, "text")]
@@ -222,7 +229,8 @@ def entry_bits(entry: int, mode: PagingMode, wide: bool = False) -> Line:
 
 
 def entry_cells(entry: int, state: int, was: int, mode: PagingMode, wide: bool = False) -> Line:
-    """One entry: glyph, frame and bits; what it was when this statement cleared it; `swap`, `zero`, `??` in words.
+    """One entry: glyph, frame and bits; what it was when this statement cleared it; `swap`, `zero`, `??` in
+    words.
 
     >>> def show(*args): return "".join(text for text, _ in entry_cells(*args, get_mode("x86-64-4l"), True))
     >>> show(0x80000000E0280237, DEVICE, 0), show(0, EMPTY, 0), show(0, UNKNOWN, 0)
@@ -280,11 +288,17 @@ def run_cells(
 
 
 def _span(pfns: NDArray[np.int64]) -> str:
-    """``e0300..e03ff`` for neighbours, else the lowest and the highest with a ``~`` for the disorder between."""
+    """``e0300..e03ff`` for neighbours, else the lowest and the highest with a ``~`` for the disorder
+    between.
+    """
     low, high = int(pfns.min()), int(pfns.max())
     if low == high:
         return f"{low:05x}"
-    dots = ".." if int(pfns[0]) == low and high - low == len(pfns) - 1 and bool((np.diff(pfns) == 1).all()) else "~"
+    dots = (
+        ".."
+        if int(pfns[0]) == low and high - low == len(pfns) - 1 and bool((np.diff(pfns) == 1).all())
+        else "~"
+    )
     return f"{low:05x}{dots}{high:05x}"
 
 
@@ -298,8 +312,9 @@ def entry_words(entry: int, level: str = "pte", mode: PagingMode | None = None) 
     """
     mode = mode or get_mode("x86-64-4l")
     out: list[tuple[str, str]] = []
-    set_bits: list[Any] = [b for b in mode.entry_bits(entry, level) if entry & b.mask] if entry else []
-    for bit in set_bits:
+    for bit in mode.entry_bits(entry, level) if entry else ():
+        if not entry & bit.mask:
+            continue
         meaning = bit.meaning[:1].upper() + bit.meaning[1:] + "."
         out.append((bit.show(entry), _SENTENCES.get(bit.name, meaning)))
     return out

@@ -8,8 +8,8 @@ import attrs
 
 from ..errors import KernelError
 from ..mm.filemap import filemap_fault
+from ..mm.memory.do_fault import do_fault_page
 from ..mm.memory.fault import FaultContext
-from ..mm.memory.pfn import VM_FAULT_SIGBUS, insert_page
 from ..mm.mm_types import File, Inode, Mm, System, VmOperations
 from ..mm.mmap import Backing
 from ..mm.page_alloc import DRIVER
@@ -90,9 +90,5 @@ class DriverPages:
         return int(pfn)
 
     def fault(self, ctx: FaultContext) -> int:
-        """An ordinary fault handler: return the page, which the core maps with a reference (finish_fault)."""
-        pfn = self.pfn(ctx.pgoff)
-        if pfn < 0:
-            return VM_FAULT_SIGBUS
-        insert_page(ctx.mm, ctx.vma, ctx.address, pfn, "finish_fault")
-        return 0
+        """An ordinary fault handler: it finds the page, and the core maps or copies it."""
+        return do_fault_page(ctx, lambda: (self.pfn(ctx.pgoff), 0))

@@ -1,4 +1,4 @@
-"""Pages of files (models mm/filemap.c, mm/shmem.c and the file side of mm/memory.c's do_fault).
+"""Pages of files (models mm/filemap.c and mm/shmem.c).
 
 The page cache maps ``(inode, index)`` to a frame.  A regular file's missing page is read with its neighbours
 (read-around, simplified to the 32-page window around the page); a shmem file's is made on the spot, zeroed.
@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..arch.x86 import _PAGE_DIRTY, _PAGE_RW, _PAGE_SOFT_DIRTY
 from ..trace.store import Keyed
-from .flags import VM_SHARED, VM_WRITE
 from .frames import PG_DIRTY, PG_LRU, PG_SWAPBACKED, PG_UPTODATE
-from .memory.fault import ANON_FLAGS, FaultContext, file_counter
-from .memory.pfn import VM_FAULT_MAJOR, VM_FAULT_SIGBUS
-from .page_alloc import ANON, FILE
-from .rmap import anon_vma_prepare
+from .memory.do_fault import do_fault_page, set_file_pte
+from .memory.fault import FaultContext
+from .memory.pfn import VM_FAULT_MAJOR
+from .page_alloc import FILE, OutOfMemory
 
 if TYPE_CHECKING:
-    from .mm_types import Inode, Mm, System
+    from .mm_types import Inode, System
 
 FILE_FLAGS = PG_UPTODATE | PG_LRU
-SHMEM_FLAGS = PG_UPTODATE | PG_LRU | PG_SWAPBACKED | PG_DIRTY
+SHMEM_FLAGS = PG_UPTODATE | PG_LRU | PG_SWAPBACKED
 FAULT_AROUND_PAGES = 16
 READ_AROUND_PAGES = 32
 
@@ -42,82 +40,68 @@ def add_to_page_cache(system: System, inode: Inode, index: int) -> int:
     return pfn
 
 
-def _get_page(system: System, inode: Inode, index: int) -> tuple[int, bool]:
-    """The cached page of ``index``, read if need be: ``(pfn, whether that was major)``; pfn -1 behind the file's end."""
+def write_page(system: System, inode: Inode, index: int, offset: int, data: bytes) -> None:
+    """Write bytes into one cached page of a file, which becomes dirty (`generic_perform_write`)."""
+    pfn, _ = _get_page(system, inode, index)
+    frames = system.frames
+    frames.write_bytes(pfn, offset, data)
+    if not frames.flags.flat[pfn] & PG_DIRTY:
+        system.journal.write(frames.flags, pfn, frames.flags.flat[pfn] | PG_DIRTY)
+
+
+def _get_page(system: System, inode: Inode, index: int) -> tuple[int, int]:
+    """The cached page of ``index``, read if need be: ``(pfn, 0 or VM_FAULT_MAJOR)``; pfn -1 behind the file's end."""
     if index >= (inode.size + 4095) >> 12:
-        return -1, False
+        return -1, 0
     cache: Keyed = system.page_cache
     pfn = cache.get((inode.id, index))
     if pfn is not None:
-        return pfn, False
+        return pfn, 0
     if inode.kind == "shmem":
-        return add_to_page_cache(system, inode, index), False
+        return add_to_page_cache(system, inode, index), 0
     first = max(0, index - READ_AROUND_PAGES // 2)
     last = min((inode.size + 4095) >> 12, first + READ_AROUND_PAGES)
     system.journal.enter("page_cache_ra_order", ("index", first), ("nr_pages", last - first))
-    for i in range(first, last):
-        if cache.get((inode.id, i)) is None:
-            add_to_page_cache(system, inode, i)
-    system.journal.leave("page_cache_ra_order")
-    return cache.get((inode.id, index)), True
+    try:
+        for i in (index, *range(first, last)):  # the wanted page first: if memory is short, the others can wait
+            if cache.get((inode.id, i)) is None:
+                add_to_page_cache(system, inode, i)
+    except OutOfMemory:
+        if cache.get((inode.id, index)) is None:
+            raise
+    finally:
+        system.journal.leave("page_cache_ra_order")
+    return cache.get((inode.id, index)), VM_FAULT_MAJOR
 
 
 def filemap_fault(ctx: FaultContext) -> int:
-    """Serve a fault on a file mapping: the read, private write and shared write cases of do_fault."""
-    mm, vma, system = ctx.mm, ctx.vma, ctx.mm.sys
-    inode = inode_of(system, vma.file)
-    shared = bool(vma.vm_flags & VM_SHARED)
-    name = "do_read_fault" if not ctx.write else "do_shared_fault" if shared else "do_cow_fault"
-    j = system.journal
-    j.enter(name, ("address", ctx.address))
-    if ctx.write and not shared:
-        vma = anon_vma_prepare(mm, vma)
-    pfn, major = _get_page(system, inode, ctx.pgoff)
-    ret = VM_FAULT_SIGBUS if pfn < 0 else VM_FAULT_MAJOR if major else 0
-    if pfn >= 0:
-        slot = system.arena.ensure(mm.pgd, ctx.address, mm.counters)
-        if ctx.write and not shared:
-            _cow(ctx, vma.anon_vma, slot, pfn)
-        else:
-            dirty = _PAGE_DIRTY | _PAGE_SOFT_DIRTY if ctx.write else 0
-            writable = _PAGE_RW if ctx.write and vma.vm_flags & VM_WRITE else 0
-            _set_file_pte(mm, slot, pfn, vma.page_prot | dirty | writable)
-            if not ctx.write:
-                _fault_around(ctx, inode)
-    j.leave(name, ret)
-    return ret
+    """Serve a fault on a file mapping from the page cache (`filemap_fault`, `shmem_fault`)."""
+    system = ctx.mm.sys
+    inode = inode_of(system, ctx.vma.file)
+    return do_fault_page(ctx, lambda: _get_page(system, inode, ctx.pgoff), lambda: _fault_around(ctx, inode))
 
 
-def _set_file_pte(mm: Mm, slot: int, pfn: int, prot: int) -> None:
-    """One entry for a page of a file, with its reference, mapcount and rss (`do_set_pte`)."""
-    j, frames = mm.sys.journal, mm.sys.frames
-    j.add(frames.refcount, pfn, 1)
-    j.add(frames.mapcount, pfn, 1)
-    j.add(mm.counters, file_counter(frames, pfn), 1)
-    j.write(mm.sys.arena, slot, (pfn << 12) | prot)
+def _fault_around(ctx: FaultContext, inode: Inode) -> bool:
+    """Map what is cached around a read (`do_fault_around`); returns whether the wanted page was among it.
 
-
-def _cow(ctx: FaultContext, anon_vma: int, slot: int, source: int) -> None:
-    """A private copy of a page of a file, made at once by a write (`do_cow_fault`)."""
-    mm, frames, j = ctx.mm, ctx.mm.sys.frames, ctx.mm.sys.journal
-    pfn = frames.alloc_page(ANON, ANON_FLAGS, anon_vma, ctx.pgoff, frames.content.flat[source], 1)
-    j.add(mm.counters, "anon", 1)
-    prot = ctx.vma.page_prot | _PAGE_DIRTY | _PAGE_SOFT_DIRTY
-    j.write(mm.sys.arena, slot, (pfn << 12) | prot | (_PAGE_RW if ctx.vma.vm_flags & VM_WRITE else 0))
-
-
-def _fault_around(ctx: FaultContext, inode: Inode) -> None:
-    """Map the cached neighbours too (`do_fault_around`): 16 pages, clipped to the VMA, the table and the cache."""
+    16 pages from the start of their 64 KiB window, or from the VMA's start if that lies inside the window; clipped to
+    the VMA, the page table and the file.
+    """
     mm, vma, arena, cache = ctx.mm, ctx.vma, ctx.mm.sys.arena, ctx.mm.sys.page_cache
-    span = FAULT_AROUND_PAGES << 12
-    low = max(ctx.address & -span, vma.start)
-    high = min((ctx.address & -span) + span, vma.end)
+    low = max(ctx.address & -(FAULT_AROUND_PAGES << 12), vma.start)
+    high = min(low + (FAULT_AROUND_PAGES << 12), vma.end, (low | ((1 << 21) - 1)) + 1)
     end_index = (inode.size + 4095) >> 12
+    first = vma.pgoff + ((low - vma.start) >> 12)
+    pages = [(i, cache.get((inode.id, first + i))) for i in range((high - low) >> 12) if first + i < end_index]
+    cached = [(i, pfn) for i, pfn in pages if pfn is not None]
+    if not cached:
+        return False
     mm.sys.journal.enter("do_fault_around", ("start", low), ("end", high))
-    base = arena.lookup(mm.pgd, ctx.address) - ((ctx.address - low) >> 12)
-    for i, va in enumerate(range(low, high, 4096)):
-        index = vma.pgoff + ((va - vma.start) >> 12)
-        pfn = cache.get((inode.id, index))
-        if pfn is not None and index < end_index and not arena.flat[base + i]:
-            _set_file_pte(mm, base + i, pfn, vma.page_prot)
-    mm.sys.journal.leave("do_fault_around")
+    try:
+        base = arena.ensure(mm.pgd, low, mm.counters)
+        for i, pfn in cached:
+            if not arena.flat[base + i]:
+                set_file_pte(mm, base + i, pfn, vma.page_prot)
+    finally:
+        mm.sys.journal.leave("do_fault_around")
+    return arena.flat[base + ((ctx.address - low) >> 12)] != 0

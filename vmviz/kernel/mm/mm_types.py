@@ -55,7 +55,7 @@ class File:
 
 @attrs.frozen
 class Inode:
-    """What is behind a file: ``kind`` is "reg", "chr" or "dir"; ``size`` in bytes; ``device`` names the driver."""
+    """What is behind a file: ``kind`` is "reg", "shmem", "chr" or "dir"; ``size`` in bytes; ``device`` names the driver."""
 
     id: int
     path: str
@@ -84,7 +84,8 @@ class VmOperations:
 
 @attrs.define
 class System:
-    """What the whole machine shares.  ``kernel`` and ``zap_contract`` are the dials of DESIGN.md section 4."""
+    """What the whole machine shares.  ``kernel`` and ``zap_contract`` are the dials of DESIGN.md section 4;
+    ``cap_sys_rawio``: the process may map below ``mmap_min_addr`` (bytes), as root may."""
 
     journal: Journal
     mode: PagingMode
@@ -95,6 +96,7 @@ class System:
     zap_contract: str = "int"
     max_map_count: int = 65530
     mmap_min_addr: int = 65536
+    cap_sys_rawio: bool = False
     files: Keyed = attrs.field(factory=lambda: Keyed("files"))
     inodes: Keyed = attrs.field(factory=lambda: Keyed("inodes"))
     page_cache: Keyed = attrs.field(factory=lambda: Keyed("page_cache"))

@@ -8,7 +8,7 @@ from typing import NoReturn
 import attrs
 
 from ..arch.x86 import vm_get_page_prot
-from ..errors import KernelError
+from ..errors import KernelError, UnsupportedError
 from .flags import (
     MAP_ANONYMOUS,
     MAP_FIXED,
@@ -45,6 +45,8 @@ from .flags import (
 )
 from .mm_types import STACK_GUARD_GAP, File, Inode, Mm
 from .munmap import do_munmap
+from .page_alloc import OutOfMemory
+from .rmap import anon_vma_prepare
 from .vma import Vma
 
 PAGE_MASK = ~4095
@@ -65,15 +67,25 @@ def _fail(errno: str, why: str, func: str = "mmap") -> NoReturn:
 
 
 def do_mmap(
-    mm: Mm, addr: int, length: int, prot: int, flags: int, backing: Backing | None = None, offset: int = 0
+    mm: Mm,
+    addr: int,
+    length: int,
+    prot: int,
+    flags: int,
+    backing: Backing | None = None,
+    offset: int = 0,
+    shmem_setup: Callable[[int], Backing] | None = None,
 ) -> int:
     """Create a mapping and return its address (mmap(2), ksys_mmap_pgoff, do_mmap); sizes and offset are in bytes.
 
-    Errors, in the kernel's order: EINVAL, ENOMEM, EOVERFLOW, EPERM, EEXIST, EACCES, ENODEV, and the driver's own.
-    Not simulated here: MAP_HUGETLB, MAP_LOCKED's limits and seals.
+    ``shmem_setup`` makes the file of a shared anonymous mapping of so many bytes (`shmem_zero_setup`).
+    Errors, in the kernel's order: EINVAL, ENOMEM, EPERM, EEXIST, EOVERFLOW, EACCES, ENODEV, and the driver's own.
+    Not simulated: MAP_LOCKED (`UnsupportedError`), seals; of MAP_HUGETLB only that the pool is empty.
     """
     if offset & 4095:
         _fail("EINVAL", f"offset {offset:#x} is not page aligned")
+    if flags & MAP_LOCKED:
+        raise UnsupportedError("mmap with MAP_LOCKED is not simulated yet: there is no mlock")
     if flags & MAP_HUGETLB:
         _fail("ENOMEM", "no huge pages are reserved on this machine (nr_hugepages is 0)")
     if length == 0:
@@ -88,8 +100,6 @@ def do_mmap(
     if size == 0:
         _fail("ENOMEM", "length wraps when rounded up to pages")
     pgoff = offset >> 12
-    if pgoff + (size >> 12) > TOP >> 12:
-        _fail("EOVERFLOW", "offset + length wraps")
     if len(mm.vmas) > mm.sys.max_map_count:
         _fail("ENOMEM", f"the process has more than {mm.sys.max_map_count} VMAs (max_map_count)")
     addr = get_unmapped_area(mm, addr, size, flags)
@@ -102,12 +112,14 @@ def do_mmap(
     )
     kind = flags & MAP_TYPE
     if backing is not None:
+        _check_reach(backing, pgoff, size)
         vm_flags = _file_flags(backing, kind, prot, flags, vm_flags)
     elif kind == MAP_SHARED:
         if vm_flags & VM_GROWSDOWN:
             _fail("EINVAL", "MAP_GROWSDOWN needs a private mapping")
         pgoff = 0
         vm_flags |= VM_SHARED | VM_MAYSHARE
+        backing = shmem_setup(size) if shmem_setup else None
     elif kind == MAP_PRIVATE:
         pgoff = addr >> 12
     else:
@@ -115,6 +127,13 @@ def do_mmap(
     if flags & MAP_NORESERVE:
         vm_flags |= VM_NORESERVE
     return mmap_region(mm, addr, size, vm_flags, pgoff, backing)
+
+
+def _check_reach(backing: Backing, pgoff: int, size: int) -> None:
+    """EOVERFLOW when the mapping ends behind what the file's kind can address (`file_mmap_ok`)."""
+    limit = (1 << 63) - 1 if backing.inode.kind in ("reg", "shmem") else TOP - 1
+    if size > limit or pgoff > (limit - size) >> 12:
+        _fail("EOVERFLOW", f"the mapping ends behind the largest offset of {backing.file.path}")
 
 
 def _file_flags(backing: Backing, kind: int, prot: int, flags: int, vm_flags: int) -> int:
@@ -148,7 +167,7 @@ def get_unmapped_area(mm: Mm, addr: int, size: int, flags: int) -> int:
             _fail("ENOMEM", f"the range ends above the user address space ({mm.task_size:#x})")
         if addr & 4095:
             _fail("EINVAL", f"the fixed address {addr:#x} is not page aligned")
-        if addr < mm.sys.mmap_min_addr:
+        if addr < mm.sys.mmap_min_addr and not mm.sys.cap_sys_rawio:
             _fail("EPERM", f"the address lies below mmap_min_addr ({mm.sys.mmap_min_addr:#x})")
         return addr
     if addr:
@@ -186,12 +205,11 @@ def mmap_region(mm: Mm, addr: int, size: int, vm_flags: int, pgoff: int, backing
     file_id = 0
     if backing is not None:
         file_id, name, ops = backing.file.id, backing.file.path, ""
-    if backing is None or backing.inode.kind in ("reg", "shmem"):
-        joined = _expand(mm, addr, end, vm_flags, file_id, pgoff)
-        if joined is not None:
-            mm.account(vm_flags, size >> 12)
-            j.leave("mmap_region", addr)
-            return addr
+    if _expand(mm, addr, end, vm_flags, file_id, pgoff) is not None:
+        # The file's mmap method is not asked: a neighbour that may grow over the range has been through it.
+        mm.account(vm_flags, size >> 12)
+        j.leave("mmap_region", addr)
+        return addr
     vma = Vma(addr, end, vm_flags | VM_SOFTDIRTY, pgoff, vm_get_page_prot(vm_flags), file_id, 0, ops, name)
     j.write(mm.vmas, addr, vma)
     if backing is not None:
@@ -200,10 +218,13 @@ def mmap_region(mm: Mm, addr: int, size: int, vm_flags: int, pgoff: int, backing
             j.enter("call_mmap", ("file", backing.file.path))
             vma = backing.mmap(mm, vma)
             j.leave("call_mmap", 0)
-        except KernelError as error:
+        except (KernelError, OutOfMemory) as error:
+            errno = error.errno if isinstance(error, KernelError) else "ENOMEM"
+            j.leave("call_mmap", errno)
             _undo_driver(mm, vma)
-            j.leave("call_mmap", error.errno)
-            j.leave("mmap_region", error.errno)
+            j.leave("mmap_region", errno)
+            if isinstance(error, OutOfMemory):
+                raise KernelError("ENOMEM", "mmap", str(error)) from None
             raise
     j.add(mm.counters, "map_count", 1)
     mm.account(vma.vm_flags, size >> 12)
@@ -226,6 +247,8 @@ def _undo_driver(mm: Mm, vma: Vma) -> None:
     free_pgtables(mm, vma.start, vma.end, floor, ceiling, gather)
     gather.finish()
     mm.sys.journal.write(mm.vmas, vma.start, None)
+    if current.vm_flags & VM_ACCOUNT:
+        mm.sys.journal.add(mm.sys.commit, "committed", -current.nr_pages)
 
 
 def charge(mm: Mm, pages: int) -> None:
@@ -291,7 +314,7 @@ def _expand(mm: Mm, start: int, end: int, vm_flags: int, file_id: int, pgoff: in
 
 def do_brk(mm: Mm, brk: int) -> int:
     """Move the program break (brk(2)); returns the break that results, the old one on failure: there is no error."""
-    j, old = mm.sys.journal, mm.field("brk")
+    j, old = mm.sys.journal, int(mm.field("brk"))
     j.enter("brk", ("brk", brk))
     start = mm.field("start_brk")
     new_end, old_end = (brk + 4095) & PAGE_MASK, (old + 4095) & PAGE_MASK
@@ -338,13 +361,20 @@ def expand_downwards(mm: Mm, vma: Vma, address: int) -> str:
         and address - before.end < STACK_GUARD_GAP
     ):
         error = f"it would come within the guard gap of 1 MiB of the VMA that ends at {before.end:#x}"
+    elif grow > vma.pgoff:
+        error = "its offset (vm_pgoff) would fall below 0"
     elif vma.end - address > mm.field("stack_limit"):
         error = f"the stack would exceed RLIMIT_STACK ({mm.field('stack_limit') >> 20} MiB)"
     if error:
         j.leave("expand_downwards", "ENOMEM")
         return error
+    vma = anon_vma_prepare(mm, vma)
     if vma.vm_flags & VM_ACCOUNT:
-        charge(mm, grow)
+        try:
+            charge(mm, grow)
+        except KernelError as refused:
+            j.leave("expand_downwards", "ENOMEM")
+            return refused.why
     j.write(mm.vmas, vma.start, None)
     j.write(mm.vmas, address, vma.replace(start=address, pgoff=vma.pgoff - grow))
     mm.account(vma.vm_flags, grow)

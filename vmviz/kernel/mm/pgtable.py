@@ -172,10 +172,13 @@ class TableArena:
         entry = self.flat[slot]
         if not entry or entry & _PAGE_PSE:
             return -1
-        return self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
+        return int(self.row_of.flat[(entry & PTE_PFN_MASK) >> 12]) - 1
 
-    def ensure(self, pgd: int, va: int, counters: Any) -> int:
+    def ensure(self, pgd: int, va: int, counters: Any, *, leaf: bool = True) -> int:
         """The slot for ``va``, with the tables on the way allocated (`pte_alloc`); ``counters`` gets ``pgtables``.
+
+        Without ``leaf`` the last level's table is left out, as a fault does it until it has something to map: then
+        the slot is that of the entry for this table.
 
         Raises `OutOfMemory` when no frame is free; tables made before that stay, as they do in the kernel.
         """
@@ -184,8 +187,11 @@ class TableArena:
             return slot
         row = pgd
         j = self.journal
+        last = len(self.upper) - 1
         for n, (shift, mask) in enumerate(self.upper):
             slot = (row << self.bits) | ((va >> shift) & mask)
+            if n == last and not leaf:
+                return slot
             entry = self.flat[slot]
             if entry:
                 row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1

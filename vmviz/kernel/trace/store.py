@@ -55,7 +55,7 @@ class Column:
 
     def get(self, key: int, /) -> int:
         """The cell at index ``key``."""
-        return self.flat[key]
+        return int(self.flat[key])
 
     def put(self, key: int, value: int, /) -> None:
         """Set one cell."""

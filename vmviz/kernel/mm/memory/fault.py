@@ -26,6 +26,7 @@ from ...trace.bulk import Bulk, CountLane, Lane, SetLane
 from ..flags import VM_SHARED, VM_WRITE
 from ..frames import (
     PG_ANON,
+    PG_DIRTY,
     PG_EXCLUSIVE,
     PG_LRU,
     PG_SWAPBACKED,
@@ -67,6 +68,10 @@ def handle_missing(mm: Mm, vma: Vma, address: int, n: int, write: bool) -> int:
     Fewer than ``n`` may have been served: the access is simply tried again, as the processor does.
     """
     ops = mm.sys.ops_of(vma)
+    try:
+        mm.sys.arena.ensure(mm.pgd, address, mm.counters, leaf=False)
+    except OutOfMemory:
+        return VM_FAULT_OOM
     if ops is None:
         return do_anonymous_page(mm, vma, address, n, write)
     if ops.fault is None:
@@ -220,6 +225,11 @@ def _wp_page_reuse(mm: Mm, address: int, slot: int, n: int) -> None:
     shy = inside[(frames.flags.array[inside] & (PG_ANON | PG_EXCLUSIVE)) == PG_ANON]
     for pfn in shy.tolist():  # page_move_anon_rmap: the last one left owns the page
         j.write(frames.flags, pfn, frames.flags.flat[pfn] | PG_EXCLUSIVE)
+    clean = pfns_of(old[(old & np.uint64(_PAGE_SPECIAL)) == 0])
+    clean = clean[clean < frames.nr_frames]
+    clean = clean[(frames.flags.array[clean] & (PG_ANON | PG_DIRTY)) == 0]
+    for pfn in clean.tolist():  # fault_dirty_shared_page
+        j.write(frames.flags, pfn, frames.flags.flat[pfn] | PG_DIRTY)
     lane = SetLane(arena, slice(slot, slot + n), old, new)
     j.bulk(Bulk("ptep_set_access_flags", n, (lane,), address=address))
     j.leave("wp_page_reuse")
@@ -228,8 +238,10 @@ def _wp_page_reuse(mm: Mm, address: int, slot: int, n: int) -> None:
 def _wp_copy_raw(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> None:
     """Copy frames without a struct page into new anonymous pages (`wp_page_copy`); the zero page needs no copy."""
     frames, j, arena = mm.sys.frames, mm.sys.journal, mm.sys.arena
+    n = min(n, frames.states.buddy.nr_free())
+    if not n:
+        raise OutOfMemory("no frame is free for the copy")
     j.enter("wp_page_copy", ("address", address), ("nr_pages", n))
-    n = min(n, max(1, frames.states.buddy.nr_free()))
     old = arena.entries[slot : slot + n].copy()
     contents = contents_of(frames, pfns_of(old))
     pfns = frames.alloc_range(n)
@@ -241,13 +253,17 @@ def _wp_copy_raw(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> None:
         *device_lanes(frames, pfns_of(old), -1),
     ]
     j.bulk(Bulk("wp_page_copy", n, tuple(lanes), address=address))
-    flush_tlb(mm, TlbFlush.of(address, address + (n << 12)))
+    # Each copy flushes its own page (ptep_clear_flush): a long run is many single flushes, never a full one.
+    flush_tlb(mm, TlbFlush("pages", address, address + (n << 12), n))
     j.leave("wp_page_copy", 0)
 
 
 def _wp_copy_page(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> None:
     """Copy pages that others use too (`wp_page_copy`), one at a time: each may be the last use of its page."""
     frames, j, arena = mm.sys.frames, mm.sys.journal, mm.sys.arena
+    n = min(n, frames.states.buddy.nr_free())
+    if not n:
+        raise OutOfMemory("no frame is free for the copy")
     for i in range(n):
         va = address + (i << 12)
         j.enter("wp_page_copy", ("address", va))

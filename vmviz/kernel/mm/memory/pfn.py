@@ -73,12 +73,14 @@ def remap_pfn_range(
             raise KernelError("EINVAL", func, "a private writable mapping must be mapped whole, in one call")
         pgoff = pfn
     if addr >= end:
+        j.leave(func)
         caller_bug(func, "BUG_ON(addr >= end)", "size is 0")
     entries = mm.sys.arena
     for slot, n, va in entries.segments(mm.pgd, addr, end):
         taken = np.flatnonzero(entries.entries[slot : slot + n])
         if len(taken):
             at = va + (int(taken[0]) << 12)
+            j.leave(func)
             caller_bug(func, "BUG_ON(!pte_none(*pte))", f"the entry for {at:#x} is not empty")
     flags |= VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP
     if whole:
@@ -149,7 +151,14 @@ def vm_iomap_memory(mm: Mm, vma: Vma, start: int, length: int) -> Vma:
         if not j.check("range", text, f"{start:x} + {length:x}", good):
             j.leave(func, "EINVAL")
             raise KernelError("EINVAL", func, f"check failed: {text}")
-    new = io_remap_pfn_range(mm, vma, vma.start, pfn + vma.pgoff, vma.size)
+    try:
+        new = io_remap_pfn_range(mm, vma, vma.start, pfn + vma.pgoff, vma.size)
+    except KernelError as error:
+        j.leave(func, error.errno)
+        raise
+    except CallerBugError:
+        j.leave(func)
+        raise
     j.leave(func, 0)
     return new
 
@@ -174,11 +183,16 @@ def vm_insert_page(mm: Mm, vma: Vma, addr: int, pfn: int) -> Vma:
         fail("EINVAL", f"frame {pfn:#x} has no struct page with a reference")
     if not vma.vm_flags & VM_MIXEDMAP:
         if vma.vm_flags & VM_PFNMAP:
+            j.leave(func)
             caller_bug(func, "BUG_ON(vma->vm_flags & VM_PFNMAP)", "the VMA is VM_PFNMAP")
         new = vma.replace(vm_flags=vma.vm_flags | VM_MIXEDMAP)
         mm.set_vma(vma, new)
         vma = new
-    insert_page(mm, vma, addr, pfn, func)
+    try:
+        insert_page(mm, vma, addr, pfn, func)
+    except KernelError as error:
+        j.leave(func, error.errno)
+        raise
     j.leave(func, 0)
     return vma
 

@@ -236,7 +236,7 @@ def unmap_single_vma(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather) 
         untrack_pfn(mm, vma)
     if start == end:
         return 0, 0
-    unknown = mm.forget_unknown(start & -4096, end) if mm.unknown.data else 0
+    unknown = mm.forget_unknown(start & -4096, end & -4096) if mm.unknown.data else 0
     cleared = unmap_page_range(mm, vma, start, end, gather)
     gather.cleared += cleared
     gather.unknown += unknown
@@ -262,6 +262,10 @@ def unmap_page_range(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather) 
     j = mm.sys.journal
     j.enter("unmap_page_range", ("start", start), ("end", end))
     cleared = 0
+    if start & 4095:
+        # The loop finds the entry of the page that holds start and takes (end - start) / 4096 entries from there: an
+        # odd range with equal offsets at both ends leaves its last, partial page alone.
+        start, end = start & -4096, end & -4096
     for slot, n, address, cuts in mm.sys.arena.runs(mm.pgd, start, end):
         cleared += zap_pte_range(mm, slot, n, address, cuts, gather)
     if vma.vm_flags & (VM_PFNMAP | VM_MIXEDMAP):

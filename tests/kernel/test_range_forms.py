@@ -1,0 +1,134 @@
+"""The range form of an access or a zap leaves what the loop over single pages leaves, also when memory runs out."""
+
+from __future__ import annotations
+
+import contextlib
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from vmviz.kernel import Machine, SignalRaised
+from vmviz.kernel.mm.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED
+from vmviz.kernel.mm.page_alloc import OutOfMemory
+from vmviz.kernel.trace.bulk import Bulk
+from vmviz.kernel.verify import leaves, verify, verify_counts
+
+BASE = 0x1000_0000_0000 - (20 << 12)
+BAR = "/sys/bus/pci/devices/0000:00:02.0/resource2"
+KINDS = ("anon", "shm", "fb private", "fb", "bar", "io", "page private", "file", "file private")
+PAGES = 60
+
+
+def machine(kind: str, ram: int = 16 << 20) -> Machine:
+    m = Machine(ram=ram, vdso=False)
+    name, _, private = kind.partition(" ")
+    flags = MAP_FIXED | (MAP_PRIVATE if private or name == "anon" else MAP_SHARED)
+    fd = -1
+    if name in ("anon", "shm"):
+        flags |= MAP_ANONYMOUS
+    elif name == "file":
+        fd = m.memfd_create("f")
+        m.pwrite(fd, bytes(range(200)) * 1229, 0)
+    else:
+        fd = m.open({"fb": "/dev/fb0", "bar": BAR}.get(name, f"/dev/{name}"))
+    m.mmap(BASE, PAGES << 12, 3, flags, fd)
+    m.seal()
+    return m
+
+
+def accesses(single: bool, m: Machine, first: int, n: int, value: int | None) -> int:
+    """Touch pages; returns how many were reached."""
+    done = 0
+    for start, length in [(first + i, 1) for i in range(n)] if single else [(first, n)]:
+        addr, size = BASE + (start << 12), ((length - 1) << 12) + 1
+        try:
+            done += (m.load(addr, size) if value is None else m.store(addr, size, value)).touched
+        except SignalRaised as signal:
+            return done + signal.touched
+    return done
+
+
+STEPS = st.lists(
+    st.tuples(st.integers(0, PAGES - 1), st.integers(1, PAGES), st.none() | st.integers(0, 255)), min_size=1, max_size=6
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=15, deadline=None)
+@given(steps=STEPS)
+def test_accesses(kind: str, steps: list[tuple[int, int, int | None]]) -> None:
+    ranged, single = machine(kind), machine(kind)
+    for first, n, value in steps:
+        n = min(n, PAGES - first)
+        assert accesses(False, ranged, first, n, value) == accesses(True, single, first, n, value)
+        assert ranged.mm.counters.data == single.mm.counters.data
+    assert ranged.digest() == single.digest()
+    assert verify(ranged) == []
+
+
+@pytest.mark.parametrize("kind", ["fb", "fb private", "bar"])
+@settings(max_examples=15, deadline=None)
+@given(steps=STEPS, first=st.integers(0, PAGES - 1), n=st.integers(1, PAGES))
+def test_zap(kind: str, steps: list[tuple[int, int, int | None]], first: int, n: int) -> None:
+    ranged, single = machine(kind), machine(kind)
+    n = min(n, PAGES - first)
+    for a, b, value in steps:
+        for m in (ranged, single):
+            accesses(False, m, a, min(b, PAGES - a), value)
+    cleared = ranged.zap_vma_ptes(ranged.vma(BASE), BASE + (first << 12), n << 12).ptes_cleared
+    others = [single.zap_vma_ptes(single.vma(BASE), BASE + (i << 12), 4096) for i in range(first, first + n)]
+    assert cleared == sum(r.ptes_cleared for r in others)
+    assert list(leaves(ranged.mm)) == list(leaves(single.mm))
+    assert ranged.mm.counters.data == single.mm.counters.data
+    assert list(ranged.mm.vmas) == list(single.mm.vmas)
+    assert verify(ranged) == verify(single) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_out_of_memory_in_the_middle_of_a_run(kind: str) -> None:
+    m = machine(kind, ram=1 << 20)
+    hog = min(m.mmap(0, 200 << 12, "rw", "private") for _ in range(2))
+    while m.sys.frames.states.buddy.nr_free() > 12:
+        m.store(hog)
+        hog += 4096
+    for access in (m.load, m.store):
+        with contextlib.suppress(OutOfMemory):
+            access(BASE, PAGES << 12)
+    assert verify(m) == []
+    depth = 0
+    for record in m.journal.records:  # every function that was entered has been left
+        depth += {"Enter": 1, "Leave": -1}.get(type(record).__name__, 0)
+        assert depth >= 0
+    assert depth == 0
+    end = m.digest()
+    m.journal.seek((0, 0))
+    m.journal.seek(m.journal.end)
+    assert m.digest() == end
+
+
+def test_every_position_inside_bulk_records_keeps_the_counts() -> None:
+    m = machine("fb private")
+    m.store(BASE + (10 << 12), 20 << 12, 7)
+    m.zap_vma_ptes(m.vma(BASE), BASE, PAGES << 12)
+    m.munmap(BASE, PAGES << 12)
+    seen = 0
+    for i, record in enumerate(m.journal.records):
+        if isinstance(record, Bulk) and record.n > 1:
+            for step in range(1, record.n):
+                m.journal.seek((i, step))
+                assert verify_counts(m) == []
+                seen += 1
+    assert seen > 60
+
+
+def test_without_the_journal_the_state_is_the_same() -> None:
+    on, off = machine("fb private"), machine("fb private")
+    off.journal.enabled = False
+    for m in (on, off):
+        m.store(BASE + (3 << 12), 40 << 12, 9)
+        m.zap_vma_ptes(m.vma(BASE), BASE, 20 << 12)
+        m.munmap(BASE + (30 << 12), 10 << 12)
+    assert on.digest() == off.digest()
+    assert off.journal.records == []
+    assert verify(off) == []

@@ -1,0 +1,105 @@
+"""A sentence for each kernel function that the journal names: where it lives in Linux 6.1, and what it is for."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class Explained:
+    """The file of Linux that a function stands in, and in our words what it does."""
+
+    file: str
+    sentence: str
+
+
+_FUNCTIONS: dict[str, tuple[str, str]] = {
+    "zap_vma_ptes": (
+        "mm/memory.c",
+        "A driver takes PTEs of its mapping away; the VMA stays. All of the range must lie in one VM_PFNMAP VMA.",
+    ),
+    "zap_special_vma_range": (
+        "mm/memory.c",
+        "The name of zap_vma_ptes from 7.1 on: VM_MIXEDMAP mappings are accepted too, and nothing is returned.",
+    ),
+    "zap_page_range_single": (
+        "mm/memory.c",
+        "Frames a zap of one VMA: gather what is cleared, clear it, flush the TLB once, free what nobody uses.",
+    ),
+    "unmap_page_range": ("mm/memory.c", "Walks the tables of the range from the top; an empty upper entry skips its span."),
+    "zap_pte_range": (
+        "mm/memory.c",
+        "Clears the entries of one page table. A raw frame has no struct page: nothing is freed or uncounted.",
+    ),
+    "untrack_pfn": (
+        "arch/x86/mm/pat/memtype.c",
+        "Drops the cache-type reservation of the whole VMA; VM_PAT goes off, even for a partial zap (up to 6.15).",
+    ),
+    "tlb_finish_mmu": ("mm/mmu_gather.c", "Flushes what was gathered; only then are pages and tables given back."),
+    "flush_tlb_mm_range": (
+        "arch/x86/mm/tlb.c",
+        "Makes the CPUs forget the cleared translations: page by page up to 33 pages, all of the process above.",
+    ),
+    "mmap": ("mm/mmap.c", "A process asks for a mapping."),
+    "mmap_region": ("mm/mmap.c", "Puts the mapping in place: unmaps what was there, joins a neighbour or adds a VMA."),
+    "vma_expand": ("mm/mmap.c", "The new range is like its neighbour: the neighbour's VMA grows instead of a new one."),
+    "call_mmap": ("mm/mmap.c", "The file's driver is told of the mapping and may fill it at once."),
+    "remap_pfn_range": (
+        "mm/memory.c",
+        "A driver maps consecutive frames by number. No struct page, no reference, no rss; the VMA becomes VM_PFNMAP.",
+    ),
+    "io_remap_pfn_range": ("mm/memory.c", "remap_pfn_range for device memory."),
+    "remap_pte_range": ("mm/memory.c", "Writes the entries of one page table: frame number, protection, special bit."),
+    "vm_iomap_memory": ("mm/memory.c", "Maps a device's physical range over the whole VMA, at its offset."),
+    "vm_insert_page": ("mm/memory.c", "A driver maps one page that has a struct page: reference, mapcount and rss go up."),
+    "vmf_insert_pfn": ("mm/memory.c", "A fault handler maps one raw frame; the access is tried again (VM_FAULT_NOPAGE)."),
+    "__p4d_alloc": ("mm/memory.c", "No table here yet: a frame becomes a P4D table."),
+    "__pud_alloc": ("mm/memory.c", "No table here yet: a frame becomes a PUD table, of entries for 1 GiB each."),
+    "__pmd_alloc": ("mm/memory.c", "No table here yet: a frame becomes a PMD table, of entries for 2 MiB each."),
+    "__pte_alloc": ("mm/memory.c", "No table here yet: a frame becomes a page table, of entries for 4 KiB each."),
+    "exc_page_fault": ("arch/x86/mm/fault.c", "The CPU found no usable entry and asks the kernel."),
+    "handle_mm_fault": ("mm/memory.c", "Finds out what the missing or forbidden page calls for."),
+    "do_anonymous_page": (
+        "mm/memory.c",
+        "Memory without a file: a read maps the shared zero page, a write allocates a zeroed page.",
+    ),
+    "set_pte_at": ("arch/x86", "Writes an entry."),
+    "alloc_zeroed_user_highpage_movable": ("mm/memory.c", "Takes a free frame and fills it with zeros."),
+    "do_fault": ("mm/memory.c", "Asks the mapping's own fault handler for the page."),
+    "do_read_fault": ("mm/memory.c", "A read of a file's page: map it, and its cached neighbours too."),
+    "do_cow_fault": ("mm/memory.c", "A write to a private file page: copy it at once."),
+    "do_shared_fault": ("mm/memory.c", "A write to a shared file page: map the page itself."),
+    "do_fault_around": ("mm/memory.c", "Maps up to 16 cached pages around the fault, which saves 15 faults."),
+    "page_cache_ra_order": ("mm/readahead.c", "The page is not cached: it is read, with its neighbours."),
+    "do_wp_page": ("mm/memory.c", "A write to a present but read-only page: reuse it or copy it."),
+    "wp_page_reuse": ("mm/memory.c", "Nobody else uses the page: it is made writable in place."),
+    "wp_page_copy": ("mm/memory.c", "Others may use the page: the writer gets a copy."),
+    "ptep_set_access_flags": ("arch/x86", "Widens an entry's rights; no flush is needed for that."),
+    "__anon_vma_prepare": ("mm/rmap.c", "The VMA's first private page: from now on its pages can be found from their frames."),
+    "munmap": ("mm/mmap.c", "A process gives a range back."),
+    "do_mas_align_munmap": ("mm/mmap.c", "Splits VMAs at the ends, takes those between out, then clears their entries."),
+    "__split_vma": ("mm/mmap.c", "One VMA becomes two; no entry changes."),
+    "unmap_region": ("mm/mmap.c", "Clears the entries of the VMAs that go, and frees tables that nobody needs."),
+    "free_pgtables": ("mm/memory.c", "A table is freed when no surviving neighbour reaches into its span."),
+    "free_pte_range": ("mm/memory.c", "Unhooks an empty page table; its frame goes back after the flush."),
+    "free_pmd_range": ("mm/memory.c", "Unhooks an empty PMD table."),
+    "free_pud_range": ("mm/memory.c", "Unhooks an empty PUD table."),
+    "free_unref_page": ("mm/page_alloc.c", "Gives a frame back to the buddy allocator."),
+    "put_page": ("mm/swap.c", "Drops one reference; the last one frees the page."),
+    "brk": ("mm/mmap.c", "Moves the end of the heap."),
+    "expand_downwards": ("mm/mmap.c", "The stack grows to the touched page, if the guard gap below allows."),
+    "load_elf_binary": ("fs/binfmt_elf.c", "A program is mapped and its stack is filled."),
+    "mmu_set_bits": ("hardware", "The CPU marks entries as accessed, and as dirty on a write."),
+    "store": ("hardware", "The CPU writes the bytes."),
+}
+
+EXPLAINED = {name: Explained(*text) for name, text in _FUNCTIONS.items()}
+
+
+def explain(func: str) -> Explained:
+    """What is known of a function; an empty sentence when nothing is.
+
+    >>> explain("zap_pte_range").file
+    'mm/memory.c'
+    """
+    return EXPLAINED.get(func, Explained("", ""))

@@ -1,0 +1,396 @@
+"""Rebuilding a real address space in the simulator: `load_image`, `open_base`.
+
+**Known** (read from /proc): the VMAs with their flags, offsets, names and files; which pages are present or
+swapped, with PFN, soft-dirty and uffd-wp bits; per frame the flags and the mapcount, where kpageflags and
+kpagecount are readable; which entries nobody can see (``mm.unknown``).
+
+**Inferred**, because no file tells it: the rights, A and D bits of an entry (see
+`vmviz.live.pour.entry_bits`); the refcount (the least that follows); pgoff of anonymous VMAs (start /
+4096); which VMAs have an anon_vma (those with anonymous pages, each its own); mmap_base (the highest end of
+a mapping below the stack); brk (the end of [heap]); RLIMIT_STACK (8 MiB, or the stack's size); a file's
+size (as far as it is mapped).  The zero page without kpageflags is what Rss leaves out.  The fault handlers
+of files, devices and the kernel's own mappings are unknown: touching a missing page there raises
+`UnknownContentsError`.  Anonymous memory works as ever.
+
+**Different**: the page tables are the simulator's own, in frames of a spare zone above the highest known
+PFN, and only those that hold a visible entry; so ``pgtables`` is not VmPTE.  Huge pages are mapped by 4 KiB
+entries.  hugetlb pages count as file pages.  Page contents are not imported: pages read as zeros.  Hidden
+PFNs, and PFNs of 2**26 and above, are replaced by numbers of vmviz's own (page flag PG_HIDDEN), distinct
+for each page.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+
+import attrs
+import numpy as np
+
+from vmviz.kernel.arch.x86 import vm_get_page_prot
+from vmviz.kernel.errors import UnknownContentsError
+from vmviz.kernel.exec import PIE_BASE, STACK_LIMIT, mmap_base
+from vmviz.kernel.machine import Config, Machine, Task
+from vmviz.kernel.mm.flags import (
+    O_RDONLY,
+    O_RDWR,
+    VM_ACCOUNT,
+    VM_GROWSDOWN,
+    VM_IO,
+    VM_LOCKED,
+    VM_MAYEXEC,
+    VM_MAYREAD,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_MIXEDMAP,
+    VM_PFNMAP,
+    VM_SHARED,
+)
+from vmviz.kernel.mm.memory.fault import FaultContext
+from vmviz.kernel.mm.mm_types import File, Inode, Mm, VmOperations, stat_class
+from vmviz.kernel.mm.page_alloc import FREE, OTHER
+from vmviz.kernel.mm.vma import Vma
+from vmviz.kernel.trace.journal import Journal
+from vmviz.live.check import problems
+from vmviz.live.errors import LiveError
+from vmviz.live.image import U64, ProcessImage
+from vmviz.live.pour import (
+    SortedPages,
+    count_rss,
+    entry_bits,
+    huge_rows,
+    pour_entries,
+    pour_frames,
+    shmem_path,
+    sort_pages,
+)
+from vmviz.live.process import read_process
+from vmviz.live.snapshot import read_snapshot
+
+FILE_OPS, SHMEM_OPS = "imported file vm_ops", "imported shmem vm_ops"
+DEVICE_OPS, SPECIAL_OPS = "imported device vm_ops", "imported special vm_ops"
+_UNKNOWN = {
+    FILE_OPS: "what the page of {name} would hold is unknown",
+    SHMEM_OPS: "what the page of {name} would hold is unknown",
+    DEVICE_OPS: "what the fault handler of {name} would do is unknown",
+    SPECIAL_OPS: "what the kernel's fault handler of {name} would map is unknown",
+}
+
+
+class ImportedMachine(Machine):
+    """A machine whose process is a copy of a real one.
+
+    ``image`` is what it was made from, with the warnings and notes of the loading added.
+    """
+
+    def __init__(self, image: ProcessImage, config: Config | None = None) -> None:
+        what = f"PID {image.pid} ({image.name})"
+        _check(image, what)
+        pages = sort_pages(image)
+        self.image = image
+        comm = plain_text(image.name)
+        self.config = attrs.evolve(config or Config(), ram=pages.nr_frames << 12, vdso=False, comm=comm)
+        self.config.validate()
+        self.journal = Journal()
+        self.journal.enabled = False  # what is loaded is the base: there is nothing to take back
+        self._build(pages.nr_frames, pages.zones, OTHER)
+        _check_addresses(image, self.mm.task_size, what)
+        self._load(pages)
+        remarks = _remarks(image, pages, self.mm)
+        self.image = attrs.evolve(
+            image, warnings=image.warnings + pages.warnings, notes=image.notes + tuple(remarks)
+        )
+        self.journal.enabled = True
+        self.seal()
+
+    def _new_task(self, comm: str) -> int:
+        """The process keeps its real pid, and its first table lies in the spare zone like all others."""
+        spare = self.frames.zones[-1]
+        self.frames.states.put_many(slice(spare.start_pfn, spare.end_pfn), FREE)
+        mm = Mm(self.sys, self.sys.new_id("mm"))
+        self.mms[mm.id] = mm
+        pid = max(1, self.image.pid)
+        self.journal.write(self.sys.ids, "pid", pid)
+        self.journal.write(self.tasks, pid, Task(pid, comm, mm.id))
+        return pid
+
+    def _load(self, pages: SortedPages) -> None:
+        image, mm = self.image, self.mm
+        for name, text in _UNKNOWN.items():
+            self.sys.vm_ops[name] = _unknown_operations(name, text)
+        vm_flags = complete_flags(image)
+        vmas = self._vmas(pages, vm_flags)
+        for vma in vmas:
+            mm.vmas.put(vma.start, vma)
+        first = pages.first
+        owner = pages.vma[first]
+        anon_vma = np.array([v.anon_vma for v in vmas], np.uint64)
+        inode = np.array([self.sys.files.get(v.file).inode if v.file else 0 for v in vmas], np.uint64)
+        pgoff = np.array([v.pgoff for v in vmas], np.uint64)
+        mapping = (
+            np.where(pages.anon, anon_vma[owner], inode[owner]) if len(first) else np.empty(0, np.uint64)
+        )
+        index = image.pages.vpn[first] - (image.vmas.start[owner] >> np.uint64(12)) + pgoff[owner]
+        pour_frames(image, pages, self.frames, mapping, index)
+        pour_entries(image, entry_bits(image, pages, vm_flags), mm)
+        self._counters(pages, vm_flags)
+        self._fields(vmas)
+        for start, end in visible_unknown(image):
+            mm.unknown.put(start, end)
+
+    def _vmas(self, pages: SortedPages, vm_flags: U64) -> list[Vma]:
+        """The VMAs, and the files behind them: one per device, inode and path."""
+        image, sys = self.image, self.sys
+        rows = image.vmas
+        n = len(rows)
+        anonymous = np.zeros(n, bool)
+        anonymous[pages.vma[pages.first[pages.anon]]] = True
+        anonymous[pages.vma[image.pages.swapped]] = True
+        names = [plain_text(path) for path in rows.path.values]
+        prots = {flags: vm_get_page_prot(flags) for flags in np.unique(vm_flags).tolist()}
+        files: dict[tuple[int, int, int], list[int]] = {}
+        keys = list(zip(rows.dev.ids.tolist(), rows.inode.tolist(), rows.path.ids.tolist(), strict=True))
+        starts, ends, offsets = rows.start.tolist(), rows.end.tolist(), rows.offset.tolist()
+        flags_of: list[int] = vm_flags.tolist()
+        for key, start, end, offset, flags in zip(keys, starts, ends, offsets, flags_of, strict=True):
+            if key[1] or names[key[2]][:1] not in ("", "["):
+                known = files.setdefault(key, [0, 0, 0])
+                known[1] = max(known[1], offset + end - start)
+                known[2] |= flags
+        for key, known in files.items():
+            known[0] = self._import_file(names[key[2]], rows.dev.values[key[0]], key[1], known[1], known[2])
+        out: list[Vma] = []
+        number = 0
+        for i, key in enumerate(keys):
+            flags, name = flags_of[i], names[key[2]]
+            ops = operations_of(name, key[1], flags)
+            number += bool(anonymous[i])
+            own = not ops and not key[1]
+            pgoff = starts[i] >> 12 if own else offsets[i] >> 12
+            file = files[key][0] if key in files else 0
+            anon_vma = number if anonymous[i] else 0
+            out.append(Vma(starts[i], ends[i], flags, pgoff, prots[flags], file, anon_vma, ops, name))
+        sys.ids.put("anon_vma", number)
+        return out
+
+    def _import_file(self, path: str, dev: str, number: int, size: int, flags: int) -> int:
+        sys = self.sys
+        ops = operations_of(path, number, flags)
+        kind = "shmem" if ops == SHMEM_OPS else "reg" if ops == FILE_OPS else "chr"
+        inode = Inode(sys.new_id("inode"), path, kind, size, "", number, dev)
+        sys.inodes.put(inode.id, inode)
+        mode = O_RDWR if flags & VM_SHARED and flags & VM_MAYWRITE else O_RDONLY
+        file = File(sys.new_id("file"), path, mode, inode.id)
+        sys.files.put(file.id, file)
+        return file.id
+
+    def _counters(self, pages: SortedPages, vm_flags: U64) -> None:
+        image, counters = self.image, self.mm.counters
+        nr_pages = ((image.vmas.end - image.vmas.start) >> np.uint64(12)).astype(np.int64)
+        kinds, which = np.unique(vm_flags, return_inverse=True)
+        sums = np.zeros(len(kinds), np.int64)
+        np.add.at(sums, which.reshape(-1), nr_pages)
+        for flags, total in zip(kinds.tolist(), sums.tolist(), strict=True):
+            counters.add("total_vm", total)
+            if name := stat_class(flags):
+                counters.add(name, total)
+            if flags & VM_LOCKED:
+                counters.add("locked_vm", total)
+            if flags & VM_ACCOUNT:
+                self.sys.commit.add("committed", total)
+        counters.put("map_count", len(image.vmas))
+        for name, value in count_rss(image, pages, self.frames).items():
+            counters.put(name, value)
+        counters.put("hiwater_rss", max(self.mm.rss, image.counters.get("VmHWM", 0) // 4))
+
+    def _fields(self, vmas: list[Vma]) -> None:
+        """The fields of mm_struct: those of /proc/PID/stat, the others from where things lie."""
+        fields, layout = self.mm.fields, self.image.layout
+        task_size = min(self.mm.task_size, 0x7FFFFFFFF000)
+        heap = [v for v in vmas if v.name == "[heap]"]
+        stack = next((v for v in reversed(vmas) if v.name == "[stack]"), None)
+        start_brk = layout.get("start_brk", 0)
+        if heap:
+            start_brk = start_brk if 0 < start_brk <= heap[0].start else heap[0].start
+        elif not start_brk:
+            start_brk = _end_of_program(vmas)
+        fields.put("start_brk", start_brk)
+        fields.put("brk", heap[-1].end if heap else start_brk)
+        top = stack.start if stack is not None else task_size
+        under = [v.end for v in vmas if v.end <= top and not v.vm_flags & VM_GROWSDOWN]
+        limit = max(STACK_LIMIT, stack.size if stack is not None else 0)
+        fields.put("mmap_base", max(under, default=mmap_base(task_size)))
+        fields.put("stack_limit", limit)
+        if start_stack := layout.get("start_stack", 0):
+            fields.put("start_stack", start_stack)
+
+
+def load_image(image: ProcessImage, config: Config | None = None) -> ImportedMachine:
+    """Rebuild the address space of ``image`` on a machine of its own: the base that undo returns to.
+
+    ``config`` gives the dials (kernel, zap_contract, mode, cpus); its RAM follows from the image.  Raises
+    `LiveError` for an image that is not sound, that has no 4 KiB pages, or whose addresses the paging mode
+    does not have.
+
+    >>> from vmviz.live import PageColumns, VmaRecord, VmaTable
+    >>> heap = VmaRecord(0x600000, 0x602000, "rw-p", 0, "00:00", 0, "[heap]", 0x100073, "rd wr mr mw me ac")
+    >>> pages = PageColumns(vpn=[0x601], entry=[0x8100000000001234], pfn=[0x1234])
+    >>> m = load_image(ProcessImage(7, "demo", 4096, VmaTable.of([heap]), pages, pfns_visible=True))
+    >>> m.pid, m.mm.rss, hex(m.arena.get(m.arena.lookup(m.mm.pgd, 0x601000)))
+    (7, 1, '0x8000000001234067')
+    >>> m.store(0x600000).touched
+    1
+    """
+    return ImportedMachine(image, config)
+
+
+def open_base(target: str, config: Config | None = None) -> tuple[ImportedMachine, ProcessImage]:
+    """The machine and the image of a process or a snapshot.
+
+    The image carries the warnings and notes of reading and of loading.  ``target`` is a PID in digits,
+    "self", or the path of a snapshot.  Digits and "self" always mean a process: a file of such a name is
+    opened as ``./123``.  Raises `LiveError` (no such process or file, with the nearest), `SnapshotError`.
+
+    >>> open_base("no-such-thing.vmsnap")
+    Traceback (most recent call last):
+        ...
+    vmviz.live.errors.LiveError: no-such-thing.vmsnap: it is no PID, and there is no such file; give a PID, \
+'self', or the path of a snapshot
+    """
+    if target == "self" or (target.isascii() and target.isdigit()):
+        try:
+            image = read_process(target)
+        except LiveError as error:
+            if os.path.isfile(target):
+                raise LiveError(error.what, error.why, f"for the file of that name say ./{target}") from error
+            raise
+    elif os.path.exists(target):
+        image = read_snapshot(target)
+    else:
+        raise LiveError(target, "it is no PID, and there is no such file", _nearest_file(target))
+    machine = load_image(image, config)
+    return machine, machine.image
+
+
+def _nearest_file(target: str) -> str:
+    folder, name = os.path.split(target)
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder or ".") if entry.is_file())
+    except (OSError, ValueError):
+        names = []
+    near = difflib.get_close_matches(name, names, 1, 0.75)
+    if near:
+        return f"the nearest file is {os.path.join(folder, near[0])}"
+    return "give a PID, 'self', or the path of a snapshot"
+
+
+def _check(image: ProcessImage, what: str) -> None:
+    if image.page_size != 4096:
+        why = f"its pages have {image.page_size} bytes, and the machines of vmviz have pages of 4096"
+        raise LiveError(what, why, "open a process of an x86-64 system")
+    for problem in problems(image):
+        raise LiveError(what, f"what was read is not sound: {problem.where}: {problem.why}", "read it again")
+
+
+def _check_addresses(image: ProcessImage, task_size: int, what: str) -> None:
+    top = int(image.vmas.end[-1]) if len(image.vmas) else 0
+    if top > task_size:
+        why = f"its VMAs reach up to {top:#x}, above the user space of this paging mode ({task_size:#x})"
+        raise LiveError(what, why, 'if it is an x86-64 process with 5 levels, use the mode "x86-64-5l"')
+
+
+def plain_text(text: str) -> str:
+    r"""A name without the lone surrogates that stand for bytes that are no UTF-8.
+
+    >>> plain_text("/tmp/\udcff.so")
+    '/tmp/\\xff.so'
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def operations_of(path: str, inode: int, vm_flags: int) -> str:
+    """The name of the vm_ops that stand for a mapping's unknown ones; "" for anonymous memory.
+
+    >>> operations_of("[heap]", 0, 0x100073), operations_of("/bin/sh", 7, 0x75)
+    ('', 'imported file vm_ops')
+    >>> operations_of("[vvar]", 0, 0x4044411)
+    'imported special vm_ops'
+    """
+    special = path.startswith("[") and not path.startswith(("[heap]", "[stack", "[anon"))
+    if special:
+        return SPECIAL_OPS
+    if vm_flags & (VM_PFNMAP | VM_MIXEDMAP | VM_IO):
+        return DEVICE_OPS
+    shared = vm_flags & (VM_SHARED | VM_MAYSHARE)
+    if shmem_path(path):
+        return SHMEM_OPS
+    if not shared and (path == "/dev/zero" or (not inode and path[:1] in ("", "["))):
+        return ""
+    return DEVICE_OPS if path.startswith(("/dev/", "anon_inode:")) or not path else FILE_OPS
+
+
+def _unknown_operations(name: str, text: str) -> VmOperations:
+    def fault(ctx: FaultContext) -> int:
+        vma = ctx.vma
+        what = text.format(name=vma.name or f"the mapping at {vma.start:#x}")
+        raise UnknownContentsError(f"{what}: the process is imported, and {ctx.address:#x} was not present")
+
+    return VmOperations(name, fault, explain="imported: what its fault handler does is unknown")
+
+
+def complete_flags(image: ProcessImage) -> U64:
+    """vm_flags with the protection keys in bits 32 to 35; without smaps, with the usual VM_MAY bits."""
+    vmas = image.vmas
+    flags = vmas.vm_flags.copy()
+    keys = vmas.smaps.get("ProtectionKey")
+    if keys is not None:
+        flags |= (keys & np.uint64(15)) << np.uint64(32)
+    if len(vmas) and not any(vmas.codes.values):
+        flags |= np.uint64(VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC)
+        if "[stack]" in vmas.path.values:
+            stack = vmas.path.ids == np.uint64(vmas.path.values.index("[stack]"))
+            flags[stack] |= np.uint64(VM_GROWSDOWN)
+    return flags
+
+
+def visible_unknown(image: ProcessImage) -> list[tuple[int, int]]:
+    """The unknown ranges as far as there are VMAs, neighbours joined."""
+    starts, ends = image.vmas.start, image.vmas.end
+    out: list[tuple[int, int]] = []
+    for low, high in image.unknown_ranges:
+        i = int(np.searchsorted(ends, np.uint64(low), side="right"))
+        j = int(np.searchsorted(starts, np.uint64(high), side="left"))
+        for start, end in zip(starts[i:j].tolist(), ends[i:j].tolist(), strict=True):
+            a, b = max(low, start), min(high, end)
+            if out and out[-1][1] == a:
+                out[-1] = (out[-1][0], b)
+            else:
+                out.append((a, b))
+    return out
+
+
+def _end_of_program(vmas: list[Vma]) -> int:
+    """The end of the lowest file's mappings, behind which the program break begins."""
+    if not vmas:
+        return PIE_BASE
+    end = vmas[0].end
+    for vma in vmas[1:]:
+        if vma.start != end or vma.file != vmas[0].file:
+            break
+        end = vma.end
+    return end
+
+
+def _remarks(image: ProcessImage, pages: SortedPages, mm: Mm) -> list[str]:
+    out = ["page contents are not read: imported pages read as zeros"]
+    if pages.hidden:
+        out.append("frame numbers are vmviz's own: equal pages of files are not recognised as shared frames")
+    if huge := huge_rows(image):
+        out.append(f"{huge * 4} kB in huge pages are shown as 4 KiB entries")
+    tables = mm.counters.data["pgtables"] >> 10
+    real = image.counters.get("VmPTE", 0)
+    if real and real != tables:
+        out.append(
+            f"the simulated page tables have {tables} kB, the real ones {real} kB: see vmviz.live.load"
+        )
+    return out

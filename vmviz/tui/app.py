@@ -1,0 +1,418 @@
+"""The app: composes the main screen, turns keys and mouse into the director's calls, shows the scene after each."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import App, ComposeResult
+from textual.binding import BindingType
+from textual.timer import Timer
+from textual.widgets import Input
+
+from ..kernel.errors import VmvizError
+from ..script.errors import ScriptError
+from ..script.functions import FUNCTIONS
+from ..script.names import CONSTANTS
+from ..script.outcome import Outcome
+from ..session import Session
+from ..views import zapform
+from ..views.help import call_help, key_help, pane_help, signal_screen
+from ..views.status import status_line
+from ..views.why import call_text, why
+from .command import CommandLine
+from .commands import Actions
+from .director import Director
+from .glyphs import ascii_wanted
+from .keymap import KEYS, bar, bindings
+from .layout import WIDE_COLUMNS, SceneContainer, SceneLayout, arrange
+from .linegrid import LineGrid
+from .messages import AddressChosen, FrameChosen
+from .panes.frames import FramePane
+from .panes.log import LogPane
+from .panes.ruler import Ruler
+from .panes.tree import TreePane
+from .panes.vmas import VmaPane
+from .screens.find import FindScreen, find
+from .screens.text import TextScreen
+from .screens.zap import ZapForm
+from .strips import KeyBar, LineStrip, WhyPane
+from .themes import DEFAULT_THEME, MONO_THEME, available_themes, load_theme, to_textual
+
+FRAME = 1 / 30
+PANES = ("vmas", "tree", "frames", "log")
+
+
+class VmvizApp(App[None]):
+    """The main screen."""
+
+    TITLE = "vmviz"
+    CSS = """
+    Screen { background: $background; layers: base; }
+    #scene { width: 100%; height: 100%; }
+    """
+    ENABLE_COMMAND_PALETTE = True
+    COMMANDS = App.COMMANDS | {Actions}
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings()]
+
+    def __init__(
+        self, session: Session, *, theme: str | None = None, ascii_glyphs: bool | None = None, clock: Any = None
+    ) -> None:
+        super().__init__()
+        self.director = Director(session)
+        self._wanted_theme = theme or os.environ.get("VMVIZ_THEME") or DEFAULT_THEME
+        if ascii_glyphs is None:
+            ascii_glyphs = ascii_wanted(os.environ, sys.stdout.encoding or "utf-8", os.environ.get("TERM", ""))
+        self.ascii_glyphs = ascii_glyphs
+        self._timer: Timer | None = None
+        self._moment = ""
+        self._layout = SceneLayout()
+        self._shown_signal: object = None
+
+    # -- the screen
+
+    def compose(self) -> ComposeResult:
+        """The widgets; `SceneLayout` says where they stand."""
+        with SceneContainer(self._layout, id="scene"):
+            yield LineStrip(id="status")
+            yield VmaPane(id="vmas")
+            yield TreePane(id="tree")
+            yield FramePane(id="frames")
+            yield Ruler(id="ruler")
+            yield WhyPane(id="why")
+            yield LogPane(id="log")
+            yield CommandLine(self._words, id="command")
+            yield KeyBar(id="keys")
+
+    def on_mount(self) -> None:
+        """Themes, the layout, the first scene."""
+        for name in available_themes():
+            self.register_theme(to_textual(load_theme(name)))
+        self.theme = MONO_THEME if self.no_color else load_theme(self._wanted_theme).name
+        self.query_one(VmaPane).focus()
+        self.show()
+
+    def on_resize(self) -> None:
+        """The terminal has another size."""
+        self.call_after_refresh(self.show)
+
+    @property
+    def wide(self) -> bool:
+        """Whether there are three columns of panes."""
+        return self.size.width >= WIDE_COLUMNS and self.size.height >= 30
+
+    def show(self) -> None:
+        """Show the scene as it is now."""
+        if not self.is_mounted or not self.screen_stack:
+            return
+        base = self.screen_stack[0]
+        director, session = self.director, self.director.session
+        scene = director.scene()
+        layout = "wide" if self.wide else "narrow"
+        base.query_one("#status", LineStrip).show_lines(lambda w, _h: [status_line(session, w)])
+        for pane, ruled in ((VmaPane, True), (FramePane, not self.wide), (TreePane, self.wide)):
+            widget: Any = base.query_one(pane)
+            if widget.right_rule != ruled:
+                widget.right_rule = ruled
+                widget.touch_all()
+            widget.show(scene, layout)
+        base.query_one(Ruler).show(scene, layout)
+        strip = base.query_one(WhyPane)
+        playing = director.player.playing
+        strip.show(lambda w, h: why(session, scene, w, h, playing=playing), right_rule=self.wide)
+        extra = not self.wide and strip.strip is not None and strip.strip.footer is not None
+        if extra != self._layout.extra:
+            self._layout.extra = extra
+            base.query_one("#scene").refresh(layout=True)
+        if self.wide:
+            base.query_one(LogPane).show_log(session)
+        base.query_one(KeyBar).show_keys(bar(self._moment_now()))
+        self._keep_time()
+
+    def _moment_now(self) -> str:
+        if self.director.player.playing:
+            return "playing"
+        if self.director.session.inside is not None:
+            return "inside"
+        strip = self.screen_stack[0].query_one(WhyPane).strip
+        return "refused" if strip is not None and strip.legal else "idle"
+
+    def _keep_time(self) -> None:
+        playing = self.director.player.playing
+        if playing and self._timer is None:
+            self._timer = self.set_interval(FRAME, self._tick)
+        elif not playing and self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+            self._ended()
+
+    def _tick(self) -> None:
+        self.director.tick(FRAME)
+        self.show()
+
+    def _ended(self) -> None:
+        """The position stands at a border: a process that died there has a screen of its own."""
+        current = self.director.session.current
+        if current is None or self.director.session.inside is not None:
+            return
+        if current.outcome.signal is not None and self._shown_signal is not current:
+            self._shown_signal = current
+            self.action_signal()
+
+    # -- what panes say
+
+    @on(AddressChosen)
+    def _address_chosen(self, event: AddressChosen) -> None:
+        self.director.choose(event.address, event.extend)
+        self.show()
+
+    @on(FrameChosen)
+    def _frame_chosen(self, event: FrameChosen) -> None:
+        self.director.pfn = event.pfn
+        self.show()
+
+    @on(LogPane.Chosen)
+    def _statement_chosen(self, event: LogPane.Chosen) -> None:
+        if event.number is None:
+            self.action_next()
+        else:
+            self.director.go_to(event.number)
+            self.show()
+
+    @on(KeyBar.Pressed)
+    async def _key_pressed(self, event: KeyBar.Pressed) -> None:
+        await self.run_action(event.action)
+
+    # -- actions
+
+    def _do(self, run: Any) -> Outcome | None:
+        """Run something that may fail, and show what came of it."""
+        try:
+            outcome: Outcome | None = run()
+        except ScriptError as error:
+            near = f"\ndid you mean {error.nearest}?" if error.nearest else ""
+            self._say(f"column {error.column}: {error.message}{near}", "error")
+            return None
+        except VmvizError as error:
+            self._say(str(error), "error")
+            return None
+        self.show()
+        if not self.director.player.playing:
+            self._ended()
+        return outcome
+
+    def _say(self, text: str, severity: Any = "information") -> None:
+        self.notify(text, severity=severity, markup=False, timeout=6)
+
+    def run_statement(self, text: str) -> bool:
+        """Run a statement of the user's; returns whether it was one."""
+        future = len(self.director.session.future)
+        done = len(self.director.session.done)
+        self._do(lambda: self.director.run(text))
+        ran = self.director.session.done[-1:] and self.director.session.done[-1].outcome.text == " ".join(text.split())
+        if future and len(self.director.session.done) <= done:
+            self._say(f"{future} statement{'s' if future > 1 else ''} after this one dropped (u goes back no further)")
+        if ran:
+            self.screen_stack[0].query_one(CommandLine).remember(text)
+        return bool(ran)
+
+    def action_zap(self) -> None:
+        """Open the zap form."""
+        if not self._at_border():
+            return
+        scene = self.director.scene()
+
+        def preview(state: zapform.FormState) -> None:
+            self.director.preview = state.range
+            self.show()
+
+        def close(text: str | None) -> None:
+            self.director.preview = None
+            if text:
+                self.run_statement(text)
+            else:
+                self.show()
+
+        self.push_screen(ZapForm(self.director, zapform.initial(scene), preview), close)
+
+    def _at_border(self) -> bool:
+        if self.director.session.inside is not None:
+            self.director.player.pause()
+            self._say("a statement is under way: Enter finishes it, u takes it back", "warning")
+            self.show()
+            return False
+        return True
+
+    def action_touch(self, func: str) -> None:
+        """Read or write the page under the cursor."""
+        if self._at_border():
+            self._do(lambda: self.director.run(self.director.touch_text(func)))
+
+    def action_select(self) -> None:
+        """Begin or end a selection."""
+        self.director.toggle_selecting()
+        self.show()
+
+    def action_select_vma(self) -> None:
+        """Select the VMA under the cursor."""
+        self.director.select_vma()
+        self.show()
+
+    def action_clear(self) -> None:
+        """Drop the selection; else leave a refused call."""
+        current = self.director.session.current
+        if not self.director.clear_selection():
+            if self.director.player.playing:
+                self.director.player.pause()
+            elif current is not None and current.outcome.refusal is not None and current.story is None:
+                self.director.move("statement", -1)
+        self.show()
+
+    def action_play(self) -> None:
+        """Play or pause."""
+        self._do(self.director.play_or_pause)
+
+    def action_move(self, what: str, count: int) -> None:
+        """Move in time."""
+        if not self.director.move(what, count):
+            self._say("this is the " + ("beginning" if count < 0 else "end"))
+        self.show()
+
+    def action_enter(self) -> None:
+        """Finish a statement; run the nearest legal call of a refused one; show a signal's screen."""
+        if self.director.finish():
+            self.show()
+            self._ended()
+            return
+        strip = self.screen_stack[0].query_one(WhyPane).strip
+        current = self.director.session.current
+        if strip is not None and strip.legal:
+            self.run_statement(strip.legal)
+        elif current is not None and current.outcome.signal is not None:
+            self.action_signal()
+
+    def action_speed(self, step: int) -> None:
+        """Play faster or slower."""
+        player = self.director.player
+        speed = player.faster() if step > 0 else player.slower()
+        self._say(f"speed {speed:g}")
+
+    def action_instant(self) -> None:
+        """Show results at once, or play them."""
+        self.director.instant = not self.director.instant
+        self._say("results are shown at once" if self.director.instant else "results are played")
+
+    def action_next(self) -> None:
+        """Run the story's next statement."""
+        if self.director.session.inside is not None:
+            self.action_enter()
+            return
+        if self._do(self.director.run_next) is None and not self.director.session.pending:
+            self._say("the story is at its end; u goes back, : takes statements of your own")
+
+    def action_readable(self) -> None:
+        """Addresses as fb+1M or in hex."""
+        self.director.readable = not self.director.readable
+        self.show()
+
+    def action_copy(self) -> None:
+        """Copy the current statement, or the zap of the selection."""
+        current = self.director.session.current
+        if self.director.selection is not None or current is None:
+            text = self.director.zap_text()
+        else:
+            text = call_text(current.outcome)
+        self.copy_to_clipboard(text)
+        self._say(f"copied: {text}")
+
+    def action_command(self, text: str = "") -> None:
+        """Go to the command line; in the narrow layout it takes the key bar's place."""
+        line = self.screen_stack[0].query_one(CommandLine)
+        self._layout.command = True
+        self.query_one("#scene").refresh(layout=True)
+        if text:
+            line.value = text
+        line.can_focus = True
+        line.focus()
+
+    @on(CommandLine.Left)
+    def _leave_command(self) -> None:
+        self._layout.command = False
+        self.query_one("#scene").refresh(layout=True)
+        self.query_one(TreePane if self._layout_lost("vmas") else VmaPane).focus()
+
+    def _layout_lost(self, name: str) -> bool:
+        return name not in arrange(self.size.width, self.size.height)
+
+    @on(Input.Submitted, "#command")
+    def _submitted(self, event: Input.Submitted) -> None:
+        text = event.value.strip()
+        if not text:
+            self._leave_command()
+            return
+        if self.run_statement(text):
+            event.input.value = ""
+            self._leave_command()
+
+    def action_find(self) -> None:
+        """Go to an address, a VMA or a frame."""
+
+        def go(text: str | None) -> None:
+            if not text:
+                return
+            try:
+                kind, value = find(self.director, text)
+            except VmvizError as error:
+                self._say(str(error), "error")
+                return
+            if kind == "pfn":
+                self.director.pfn = value
+            else:
+                self.director.choose(value, False)
+            self.show()
+
+        self.push_screen(FindScreen(), go)
+
+    def action_help(self) -> None:
+        """Explain the focused pane and what is under the cursor."""
+        focused = self.focused
+        pane = focused.id if isinstance(focused, LineGrid) and focused.id in PANES else "tree"
+        scene = self.director.scene()
+        title, lines = pane_help(scene, pane or "tree")
+        lines += [[], [(" Keys", "label")], *key_help([(k.shown, k.about) for k in KEYS if k.keys])]
+        lines += [[], [(" Calls of the command line", "label")], *call_help()]
+        self.push_screen(TextScreen(title, lines))
+
+    def action_signal(self) -> None:
+        """The screen of a process that died by a signal."""
+        current = self.director.session.current
+        if current is None or current.outcome.signal is None:
+            return
+        machine = self.director.session.machine
+        title, lines = signal_screen(self.director.scene(), current.outcome, machine.task.comm)
+
+        def after(answer: str | None) -> None:
+            if answer == "back":
+                self._shown_signal = None
+                self.director.move("statement", -1)
+                self.show()
+
+        self.push_screen(TextScreen(title, lines, {"u": "back", "c": "on", "enter": "on", "escape": "on"}), after)
+
+    def action_next_theme(self) -> None:
+        """The next theme."""
+        names = list(available_themes())
+        here = names.index(self.theme) if self.theme in names else -1
+        self.theme = names[(here + 1) % len(names)]
+        self._say(f"theme {self.theme}")
+
+    def _words(self) -> list[str]:
+        names = [f"{name}(" for name in FUNCTIONS]
+        return [*names, *CONSTANTS, *self.director.session.runner.names]
+
+
+def run_app(session: Session, *, theme: str | None = None, ascii_glyphs: bool | None = None) -> None:
+    """Open the app on a session and wait for its end."""
+    VmvizApp(session, theme=theme, ascii_glyphs=ascii_glyphs).run()

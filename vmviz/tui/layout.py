@@ -1,0 +1,120 @@
+"""Where everything stands: one function from the size of the terminal to regions, and Textual's layout over it.
+
+Two columns below 100 columns (a third of 26 could not hold an address with its flags), three above.  Very small
+terminals lose panes one by one, the page-table tree last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from textual.containers import Container
+from textual.geometry import Offset, Region, Size, Spacing
+from textual.layout import ArrangeResult, Layout, WidgetPlacement
+from textual.widget import Widget
+
+WIDE_COLUMNS = 100
+Regions = dict[str, tuple[int, int, int, int]]
+
+
+def arrange(width: int, height: int, *, extra: bool = False) -> Regions:
+    """The regions ``(x, y, width, height)`` by widget id; a widget that is not named is not shown.
+
+    ``extra``: the why strip takes the ruler's place too.
+
+    >>> arrange(80, 24)["tree"], arrange(80, 24)["why"]
+    ((40, 1, 40, 17), (0, 18, 80, 4))
+    >>> sorted(arrange(20, 5))
+    ['keys', 'status', 'tree']
+    """
+    if width >= WIDE_COLUMNS and height >= 30:
+        return _wide(width, height)
+    return _narrow(width, height, extra)
+
+
+def _narrow(w: int, h: int, extra: bool) -> Regions:
+    out: Regions = {"status": (0, 0, w, 1)}
+    bottom = h - 1
+    if h > 3:
+        out["keys"] = (0, bottom, w, 1)
+    else:
+        bottom = h
+    if h >= 9:
+        bottom -= 1
+        out["ruler"] = (0, bottom, w, 1)
+    if h >= 12:
+        rows = 4 if h < 34 else 8
+        bottom -= rows
+        out["why"] = (0, bottom, w, rows + (1 if extra else 0))
+        if extra:
+            out.pop("ruler", None)
+    room = max(0, bottom - 1)
+    if w < 60 or room < 6:
+        if room:
+            out["tree"] = (0, 1, w, room)
+        return out
+    left = w // 2
+    frames = max(4, room * 5 // 17)
+    out["vmas"] = (0, 1, left, room - frames)
+    out["frames"] = (0, 1 + room - frames, left, frames)
+    out["tree"] = (left, 1, w - left, room)
+    return out
+
+
+def _wide(w: int, h: int) -> Regions:
+    strip = 10 if h < 46 else 12
+    bottom = h - 2
+    out: Regions = {"status": (0, 0, w, 1), "command": (0, h - 2, w, 1), "keys": (0, h - 1, w, 1)}
+    bottom -= strip
+    split = 64 if w < 150 else w // 2
+    out["why"] = (0, bottom, split, strip)
+    out["log"] = (split, bottom, w - split, strip)
+    bottom -= 2
+    out["ruler"] = (0, bottom, w, 2)
+    room = bottom - 1
+    left = 44 if w < 150 else 54
+    right = 33 if w < 150 else 50
+    out["vmas"] = (0, 1, left, room)
+    out["tree"] = (left, 1, w - left - right, room)
+    out["frames"] = (w - right, 1, right, room)
+    return out
+
+
+class SceneLayout(Layout):
+    """Places the widgets of the main screen by `arrange`; a widget without a region is hidden."""
+
+    name = "scene"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = False
+        self.command = False
+
+    def arrange(
+        self, parent: Widget, children: list[Widget], size: Size, greedy: bool = True
+    ) -> ArrangeResult:
+        """Textual's question for the placements of the children."""
+        regions = arrange(size.width, size.height, extra=self.extra)
+        if self.command and "command" not in regions and size.height:
+            regions["command"] = regions.pop("keys", (0, size.height - 1, size.width, 1))
+        return list(self._place(children, regions, size))
+
+    def _place(self, children: Iterable[Widget], regions: Regions, size: Size) -> Iterable[WidgetPlacement]:
+        nowhere = Spacing()
+        for order, child in enumerate(children):
+            if child.id in regions:
+                x, y, w, h = regions[child.id]
+                yield WidgetPlacement(Region(x, y, w, max(0, h)), Offset(0, 0), nowhere, child, order, False)
+
+
+class SceneContainer(Container):
+    """The container of the main screen's widgets, placed by a `SceneLayout`."""
+
+    def __init__(self, placing: SceneLayout, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._placing = placing
+
+    @property
+    def layout(self) -> Layout:
+        """The layout: this one cannot be named in TCSS."""
+        return self._placing

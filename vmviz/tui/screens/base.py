@@ -1,0 +1,23 @@
+"""What the screens above the main one share: a box over the live panes, and lines from views in it."""
+
+from __future__ import annotations
+
+from typing import ClassVar, TypeVar
+
+from textual.binding import Binding, BindingType
+from textual.screen import ModalScreen
+
+ResultType = TypeVar("ResultType")
+
+
+class Overlay(ModalScreen[ResultType]):
+    """A modal screen that leaves the panes behind it visible; Esc closes it with None."""
+
+    DEFAULT_CSS = """
+    Overlay { background: transparent; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "close", "Close", show=False, id="overlay.close")]
+
+    def action_close(self) -> None:
+        """Close without a result."""
+        self.dismiss(None)

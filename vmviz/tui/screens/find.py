@@ -1,0 +1,73 @@
+"""Finding: an address, an expression, a VMA's name, a flag, or a frame."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.widgets import Input
+
+from ...kernel.errors import VmvizError
+from ...kernel.mm.flags import vmflags_codes
+from ...kernel.syscalls import VmaNotFound
+from ..director import Director
+from ..strips import LineStrip
+from ..styles import rule_line
+from .base import Overlay
+
+
+def find(director: Director, text: str) -> tuple[str, int]:
+    """What a text points to: ``("address", va)`` or ``("pfn", number)``; raises `VmvizError` with the nearest name.
+
+    ``pfn e0000`` is a frame; ``fb + 1M``, ``0x7ff...`` or ``7ff...`` an address; ``[heap]``, ``fb0`` or ``pf`` the next VMA
+    after the cursor with that in its name or flags.
+    """
+    text = text.strip()
+    machine = director.session.machine
+    word = text.removeprefix("pfn ").strip()
+    if word != text:
+        try:
+            return "pfn", int(word, 16)
+        except ValueError:
+            raise VmvizError(f"{word!r} is no frame number; such as pfn e0000") from None
+    try:
+        value = director.session.runner.evaluate(f"value = {text}")
+        if isinstance(value, int):
+            return "address", value & ((1 << 64) - 1)
+    except VmvizError:
+        pass
+    try:
+        return "address", machine.vma(text).start
+    except VmaNotFound as error:
+        vmas = machine.mm.vmas
+        for start in (director.cursor + 1, 0):
+            for vma in vmas.iter_from(start):
+                if vma.start >= start and (text in vma.name or text in vmflags_codes(vma.vm_flags).split()):
+                    return "address", vma.start
+        if len(text) >= 5 and all(c in "0123456789abcdefABCDEF" for c in text):
+            return "address", int(text, 16)
+        raise VmvizError(str(error)) from None
+
+
+class FindScreen(Overlay[str]):
+    """Asks what to go to."""
+
+    DEFAULT_CSS = """
+    FindScreen { align: left bottom; }
+    FindScreen > Vertical { height: 2; width: 100%; background: $background; }
+    FindScreen Input, FindScreen Input:focus { border: none; height: 1; background: $surface; background-tint: transparent; }
+    """
+
+    def compose(self) -> ComposeResult:
+        """A title and a line."""
+        with Vertical():
+            yield LineStrip(id="find-title")
+            yield Input(placeholder="address, name, flag, or pfn e0000: fb + 1M, [heap], pf", compact=True)
+
+    def on_mount(self) -> None:
+        """Begin to type at once."""
+        self.query_one(LineStrip).show_lines(lambda w, _h: [rule_line(w, "Find", "Enter goes   Esc closes", alert=True)])
+        self.query_one(Input).focus()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Go there."""
+        self.dismiss(event.value)

@@ -1,0 +1,122 @@
+"""Strips: widgets of a few lines that show what a view says and never scroll: status, why, keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from textual import events
+from textual.message import Message
+from textual.strip import Strip as TextStrip
+from textual.widget import Widget
+
+from ..views.cells import Line, fit, width
+from ..views.why import Strip
+from .styles import StyleBook, book_for, line_segments, rule_line
+
+
+class LineStrip(Widget):
+    """A widget that shows the lines it was given last; repaints only when they differ."""
+
+    DEFAULT_CSS = "LineStrip { height: 1; background: $background; }"
+    ALLOW_SELECT = False
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._lines: list[Line] = []
+        self._make: Callable[[int, int], list[Line]] | None = None
+        self._book: StyleBook | None = None
+
+    def show_lines(self, make: Callable[[int, int], list[Line]]) -> None:
+        """Show what ``make(width, height)`` gives now."""
+        self._make = make
+        if self._again():
+            self.refresh()
+
+    def _again(self) -> bool:
+        before = self._lines
+        if self._make is not None and self.size.width and self.size.height:
+            self._lines = self._make(self.size.width, self.size.height)
+        return before != self._lines
+
+    def on_resize(self) -> None:
+        """The room changed: make the lines again."""
+        self._again()
+        self.refresh()
+
+    def render_line(self, y: int) -> TextStrip:
+        columns = self.size.width
+        if self._book is None:
+            self._book = book_for(self.app)
+        line = fit(self._lines[y], columns) if y < len(self._lines) else []
+        plain = bool(getattr(self.app, "ascii_glyphs", False))
+        return TextStrip(line_segments(line, columns, self._book.table(), plain), columns)
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._book = None
+
+
+class WhyPane(LineStrip):
+    """The why strip: a title rule, double when it wants attention, and the lines below it."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.strip: Strip | None = None
+
+    def show(self, make: Callable[[int, int], Strip], right_rule: bool = False) -> None:
+        """Show the strip that ``make(width, height)`` gives; height is that of the lines below the title."""
+
+        def lines(columns: int, rows: int) -> list[Line]:
+            room = columns - 1 if right_rule else columns
+            s = make(room, rows - 1)
+            self.strip = s
+            title = rule_line(room, s.title, s.right, alert=s.alert)
+            out = [title, *s.lines[: rows - 1]]
+            if s.footer is not None and len(out) < rows:
+                out.append(s.footer)
+            if right_rule:
+                out += [[] for _ in range(rows - len(out))]
+                out = [[*fit(line, room), ("│", "rule")] for line in out]
+            return out
+
+        self.show_lines(lines)
+
+
+class KeyBar(LineStrip):
+    """The keys that do something now; a click on one is as good as pressing it."""
+
+    class Pressed(Message):
+        """A key of the bar was clicked: its action."""
+
+        def __init__(self, action: str) -> None:
+            super().__init__()
+            self.action = action
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._spans: list[tuple[int, int, str]] = []
+
+    def show_keys(self, keys: list[tuple[str, str, str]]) -> None:
+        """Show ``(key, word, action)`` in order, as many as fit."""
+
+        def lines(columns: int, _rows: int) -> list[Line]:
+            line: Line = [(" ", "text")]
+            self._spans = []
+            gap = "  " if columns < 100 else "   "
+            for key, word, action in keys:
+                piece = len(key) + 1 + len(word)
+                at = width(line)
+                if at + piece > columns:
+                    break
+                self._spans.append((at, at + piece, action))
+                line += [(key, "key"), (" " + word, "key.text"), (gap, "text")]
+            return [line]
+
+        self.show_lines(lines)
+
+    def on_click(self, event: events.Click) -> None:
+        """Press the key under the mouse."""
+        for start, end, action in self._spans:
+            if start <= event.x < end:
+                self.post_message(self.Pressed(action))
+                return

@@ -1,0 +1,367 @@
+"""The frame map as rows: RAM with its free spans folded and counted, and the memory of devices, cell by cell.
+
+The addresses of this view are frame numbers (pfn).
+"""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernel.machine import Machine
+from ..kernel.mm.frames import DeviceRegion
+from ..kernel.mm.page_alloc import FREE
+from ..script.values import format_size
+from .cells import Cell, Line
+from .entries import pfns_of, present_of
+from .frame_info import frame_words
+from .ram import RamRows, any_in_cells, ram_cells, ram_rows
+from .scene import Scene
+from .vma_index import Stamp, VmaIndex, mapped_pfns, region_of_file
+
+_WIDE, _NARROW = 16, 32
+_DEVICE_CELLS = 16
+_INFO_ROWS = 4
+_LEGEND = (
+    "T table  a anon  f file  · free",
+    "◊ device, mapped   ○ not mapped",
+    "× just unmapped",
+)
+_ROLE_OF = {
+    "T": "table",
+    "a": "anon",
+    "f": "file",
+    "·": "free",
+    "◊": "device",
+    "○": "unmapped",
+    "×": "cleared",
+}
+
+
+@attrs.define
+class _Kept:
+    """What was worked out at one position of the journal."""
+
+    stamp: Stamp
+    ram: dict[object, RamRows] = attrs.field(factory=dict)
+    regions: list[DeviceRegion] | None = None
+    pfns: dict[tuple[int, int, int], NDArray[np.int64]] = attrs.field(factory=dict)
+
+
+_kept: WeakKeyDictionary[Machine, _Kept] = WeakKeyDictionary()
+
+
+def _kept_of(machine: Machine) -> _Kept:
+    kept = _kept.get(machine)
+    if kept is None or not kept.stamp.is_now(machine.journal) or not machine.journal.enabled:
+        kept = _kept[machine] = _Kept(Stamp(machine.journal))
+    return kept
+
+
+@attrs.frozen(eq=False)
+class _Section:
+    """Neighbouring rows of one kind: "ram", "region", or "text" and "heading" with their lines."""
+
+    kind: str
+    count: int
+    region: DeviceRegion | None = None
+    lines: tuple[Line, ...] = ()
+
+
+class FrameView:
+    """The rows of the frame map for one scene; ``layout`` is "narrow" or "wide".
+
+    The frame under the cursor is the scene's ``pfn``, or the one that the cursor's address is mapped to.
+    """
+
+    def __init__(self, scene: Scene, layout: str) -> None:
+        self.scene = scene
+        self.wide = layout == "wide"
+        self.machine = machine = scene.machine
+        self.per_row = _WIDE if self.wide else _NARROW
+        self._kept = _kept_of(machine)
+        self.pfn = scene.pfn if scene.pfn >= 0 else self._pfn_of_cursor()
+        self.regions = self._regions()
+        self._ram = self._ram_map()
+        self.hidden = self._hidden_zones()
+        keep = [s for s, h in zip(self._ram.rows_of_zone, self.hidden, strict=True) if not h]
+        self._start = np.concatenate([self._ram.start[s] for s in keep])
+        self._tail = np.concatenate([self._ram.tail[s] for s in keep])
+        self._end = np.concatenate([self._ram.end[s] for s in keep])
+        top = max([machine.frames.nr_frames, *(r.end_pfn for r in machine.frames.regions)]) - 1
+        self._digits = max(5, len(f"{top:x}"))
+        self._sections = self._make_sections()
+        self._borders = np.cumsum([s.count for s in self._sections])
+
+    @property
+    def title_right(self) -> str:
+        """What a cell of RAM stands for, for the title; "" when that goes without saying."""
+        cell = self._ram.cell
+        return "" if self.wide and cell == 1 else f"1 cell = {_pages(cell)}"
+
+    @property
+    def row_count(self) -> int:
+        """The number of rows."""
+        return int(self._borders[-1])
+
+    def row(self, index: int, width: int) -> Line:
+        """A row as cells."""
+        section, i = self._find(index)
+        if section.kind == "heading":
+            return _spread(section.lines[i], width)
+        if section.kind == "text":
+            return section.lines[i]
+        if section.kind == "ram":
+            return self._ram_line(index, i, width)
+        return self._device_line(index, i, section.region)
+
+    def address_of(self, index: int) -> int | None:
+        """The first frame that a row stands for; None for headings, words and legends."""
+        span = self.range_of(index)
+        return span[0] if span else None
+
+    def range_of(self, index: int) -> tuple[int, int] | None:
+        """The frames ``[start, end)`` that a row stands for."""
+        if not 0 <= index < self.row_count:
+            return None
+        section, i = self._find(index)
+        if section.kind == "ram":
+            return int(self._start[i]), int(self._end[i])
+        region = section.region
+        if section.kind == "region" and region is not None:
+            span = _DEVICE_CELLS * self._device_cell(region)
+            first = region.start_pfn + i * span
+            return first, min(first + span, region.end_pfn)
+        return None
+
+    def index_of(self, pfn: int) -> int:
+        """The row that a frame lies in; the first row of frames when it is in none."""
+        at = first = 0
+        for section in self._sections:
+            region = section.region
+            if section.kind == "ram":
+                first = at
+                if pfn < self.machine.frames.nr_frames:
+                    return at + max(0, int(np.searchsorted(self._start, pfn, "right")) - 1)
+            elif section.kind == "region" and region is not None and pfn in region:
+                return at + (pfn - region.start_pfn) // (_DEVICE_CELLS * self._device_cell(region))
+            at += section.count
+        return first
+
+    def is_cursor(self, index: int) -> bool:
+        """Whether the frame under the cursor lies in this row."""
+        span = self.range_of(index)
+        return span is not None and span[0] <= self.pfn < span[1]
+
+    def can_stand(self, index: int) -> bool:
+        """Whether a row has frames, so that the cursor may stand on it."""
+        return self.range_of(index) is not None
+
+    # -- cells
+
+    def cell_starts(self, index: int) -> list[int]:
+        """The first frame of each cell of a row; a folded span is one cell."""
+        span = self.range_of(index)
+        if span is None:
+            return []
+        section, i = self._find(index)
+        if section.kind == "region" and section.region is not None:
+            return list(range(*span, self._device_cell(section.region)))
+        tail, end = int(self._tail[i]), int(self._end[i])
+        return [*range(span[0], tail, self._ram.cell), *([tail] if tail < end else [])]
+
+    def pfn_at(self, index: int, column: int) -> int | None:
+        """The frame that is shown at a column of a row, the nearest one of the row beside its cells."""
+        starts = self.cell_starts(index)
+        return starts[max(0, min(column - self._digits - 2, len(starts) - 1))] if starts else None
+
+    def moved(self, pfn: int, rows: int, cells: int) -> int:
+        """The frame ``rows`` rows down and ``cells`` cells to the right of a frame (negative: up, left)."""
+        index = self.index_of(pfn)
+        starts = self.cell_starts(index)
+        span = self.range_of(index)
+        if not starts or span is None or not span[0] <= pfn < span[1]:
+            return starts[0] if starts else pfn
+        k = max(0, int(np.searchsorted(starts, pfn, "right")) - 1) + cells
+        step = 1 if rows > 0 or k >= len(starts) else -1
+        wanted = abs(rows) if rows else int(not 0 <= k < len(starts))
+        while wanted:
+            onward = index + step
+            while 0 <= onward < self.row_count and not self.can_stand(onward):
+                onward += step
+            if not 0 <= onward < self.row_count:
+                break
+            index, wanted = onward, wanted - 1
+            starts = self.cell_starts(index)
+            if not rows:
+                k = 0 if step > 0 else len(starts) - 1
+        return starts[max(0, min(k, len(starts) - 1))]
+
+    # -- what there is
+
+    def _pfn_of_cursor(self) -> int:
+        """The frame that the cursor's address is mapped to, or was before this statement; -1: none."""
+        arena = self.machine.arena
+        slot = arena.lookup(self.scene.mm.pgd, self.scene.cursor)
+        if slot < 0:
+            return -1
+        for entry in (arena.entries[slot : slot + 1], self.scene.trail.was(slot, 1)):
+            if present_of(entry, arena.mode)[0]:
+                return int(pfns_of(entry, arena.mode)[0])
+        return -1
+
+    def _regions(self) -> list[DeviceRegion]:
+        """The devices to show: those that a VMA maps or an entry points to, and the one under the cursor."""
+        kept, frames = self._kept, self.machine.frames
+        if kept.regions is None:
+            files = VmaIndex.of(self.scene.mm).files
+            mapped = [region_of_file(self.machine, file) for file in files]
+            kept.regions = [r for r in frames.regions if r in mapped or r.maps.array.any()]
+        under = frames.region_of(self.pfn) if self.pfn >= 0 else None
+        return [r for r in frames.regions if r in kept.regions or r is under]
+
+    def _ram_map(self) -> RamRows:
+        trail = self.scene.trail
+        key = (self.per_row, trail.start, trail.end)
+        if key not in self._kept.ram:
+            self._kept.ram[key] = ram_rows(self.machine, trail, self.per_row, merge=not self.wide)
+        return self._kept.ram[key]
+
+    def _hidden_zones(self) -> list[bool]:
+        """The narrow map leaves out zones that no process has a part of, unless the cursor is there."""
+        zones, idle = self.machine.frames.zones, self._ram.idle
+        if self.wide or all(idle):
+            return [False] * len(zones)
+        return [i and not z.start_pfn <= self.pfn < z.end_pfn for z, i in zip(zones, idle, strict=True)]
+
+    def _device_cell(self, region: DeviceRegion) -> int:
+        """Frames per cell: one row of sixteen cells when narrow; else 32, so that a row of them is 2 MiB.
+
+        Small devices have smaller cells, up to four rows of them, and large ones larger cells, in 64 rows.
+        """
+        cell, rows = 1, 4 if self.wide else 1
+        while region.nr_pages > cell * _DEVICE_CELLS * rows:
+            if cell == 32 and self.wide:
+                rows = max(rows, 64)
+                if region.nr_pages <= cell * _DEVICE_CELLS * rows:
+                    break
+            cell *= 2
+        return cell
+
+    def _make_sections(self) -> list[_Section]:
+        frames = self.machine.frames
+        ram = _Section("ram", len(self._start))
+        if not self.wide:
+            return [ram, *(_Section("region", 1, region) for region in self.regions)]
+        free = f"{int(frames.states.pyramid[:, FREE].sum())} of {frames.nr_frames} free"
+        heading: Line = [(f" RAM {format_size(frames.nr_frames << 12)}", "label"), (free, "count")]
+        out = [_Section("heading", 1, None, (heading,)), ram]
+        for region in self.regions:
+            cell = self._device_cell(region)
+            path = f"/dev/{region.name}"
+            name = path if path in self.machine.sys.drivers else region.name
+            words = f" {name} {format_size(region.nr_pages << 12)}"
+            line: Line = [(f"{words:<15} ", "label"), (f"cell = {_pages(cell)}", "dim")]
+            rows = -(-region.nr_pages // (cell * _DEVICE_CELLS))
+            out += [_Section("text", 2, None, ([], line)), _Section("region", rows, region)]
+        info = (frame_words(self.scene, self.pfn) + [[]] * _INFO_ROWS)[:_INFO_ROWS]
+        lines = ([], *info, [], *map(_legend, _LEGEND))
+        return [*out, _Section("text", len(lines), None, lines)]
+
+    def _find(self, index: int) -> tuple[_Section, int]:
+        k = int(np.searchsorted(self._borders, index, "right"))
+        return self._sections[k], index - (int(self._borders[k - 1]) if k else 0)
+
+    # -- the rows themselves
+
+    def _head(self, index: int, pfn: int) -> Line:
+        cursor = "►" if self.scene.pfn >= 0 and self.is_cursor(index) else " "
+        return [(cursor, "mark.cursor"), (f"{pfn:0{self._digits}x} ", "addr")]
+
+    def _in_range(self, start: int, n: int, cell: int) -> NDArray[np.bool_]:
+        """For ``n`` cells from frame ``start`` on: whether the selected range maps a frame of it."""
+        r = self.scene.range
+        if r is None or r.end <= r.start:
+            return np.zeros(n, np.bool_)
+        key = (self.scene.mm.id, r.start, r.end)
+        if key not in self._kept.pfns:
+            self._kept.pfns[key] = np.sort(mapped_pfns(self.machine, r.start, r.end))
+        edges = np.arange(start, start + (n + 1) * cell, cell)
+        return np.diff(np.searchsorted(self._kept.pfns[key], edges)) > 0
+
+    def _cells(self, start: int, cell: int, cells: list[Cell], filled: NDArray[np.bool_]) -> Line:
+        """Cells of frames with what the cursor, the statement and the range add, equal neighbours joined."""
+        inside = self._in_range(start, len(cells), cell)
+        under = (self.pfn - start) // cell if self.pfn >= start else -1
+        line: Line = []
+        for k, (glyph, state) in enumerate(cells):
+            role = state
+            if k == under:
+                role = "now"
+            elif state not in ("cleared", "free", "unmapped") and (filled[k] or inside[k]):
+                role = "fresh" if filled[k] else "mark.range"
+            if line and line[-1][1] == role:
+                line[-1] = (line[-1][0] + glyph, role)
+            else:
+                line.append((glyph, role))
+        return line
+
+    def _ram_line(self, index: int, i: int, width: int) -> Line:
+        start, tail, end = int(self._start[i]), int(self._tail[i]), int(self._end[i])
+        line = self._head(index, start)
+        if tail > start:
+            cells, filled = ram_cells(self.machine, self.scene.trail, start, tail, self._ram.cell)
+            line += self._cells(start, self._ram.cell, cells, filled)
+        if end > tail:
+            line.append(("·", "now" if tail <= self.pfn < end else "free"))
+            last = any(self.hidden) and end == self.machine.frames.nr_frames
+            if last:
+                free = int(self.machine.frames.states.pyramid[:, FREE].sum())
+                line.append((f" {format_size(free << 12)} free in all", "count"))
+            else:
+                line.append((f" {end - tail} free", "count"))
+        zone = next((z for z in self.machine.frames.zones if z.start_pfn == start), None)
+        if zone is not None and not any(self.hidden):
+            text = f", zone {zone.name}" if end > tail else f" zone {zone.name}"
+            room = width - sum(len(t) for t, _ in line)
+            line.append((text if len(text) <= room else text.replace("zone ", ""), "dim"))
+        return line
+
+    def _device_line(self, index: int, i: int, region: DeviceRegion | None) -> Line:
+        span = self.range_of(index)
+        if region is None or span is None:
+            return []
+        cell = self._device_cell(region)
+        n = span[1] - span[0]
+        maps = region.maps.array[span[0] - region.start_pfn :][:n] > 0
+        moved = self.scene.trail.device(span[0], n)
+        mapped, gone, filled = (
+            any_in_cells(a, cell) for a in (maps, (moved < 0) & ~maps, (moved > 0) & maps)
+        )
+        cells: list[Cell] = [
+            ("×", "cleared") if g else ("◊", "device") if m else ("○", "unmapped")
+            for m, g in zip(mapped.tolist(), gone.tolist(), strict=True)
+        ]
+        line = self._head(index, span[0]) + self._cells(span[0], cell, cells, filled)
+        if not self.wide:
+            more = f", cell = {cell}" if cell > 1 else ""
+            line.append((" " * (_DEVICE_CELLS - len(cells)) + f" {region.name}{more}", "dim"))
+        return line
+
+
+def _legend(text: str) -> Line:
+    """A line of the legend, its glyphs in their roles."""
+    return [(f" {word}", _ROLE_OF.get(word, "dim")) if word else (" ", "dim") for word in text.split(" ")]
+
+
+def _pages(n: int) -> str:
+    return f"{n} page{'s' * (n != 1)}"
+
+
+def _spread(line: Line, width: int) -> Line:
+    """A heading of two parts, the second one at the right of ``width`` columns less one."""
+    room = width - 1 - sum(len(text) for text, _ in line)
+    return [line[0], (" " * max(1, room), "text"), line[1]]

@@ -1,0 +1,146 @@
+"""What the views keep between two scenes, by position of the journal: the ordinals of the VMAs and counts.
+
+A `Stamp` is a moment of a journal.  What was worked out at one moment holds as long as the stores stand
+there; the index of the VMAs holds until a record between then and now writes the VMA set.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernel.machine import Machine
+from ..kernel.mm.frames import DeviceRegion
+from ..kernel.mm.mm_types import Mm
+from ..kernel.mm.vma import Vma
+from ..kernel.trace.journal import Journal
+from .entries import pfns_of, present_of
+
+_SCAN_LIMIT = 50_000
+
+
+def mapped_pfns(machine: Machine, start: int, end: int) -> NDArray[np.int64]:
+    """The frames that the present entries of ``[start, end)`` (bytes) point to, in address order."""
+    arena, parts = machine.arena, [np.zeros(0, np.int64)]
+    for slot, n, _, _ in arena.runs(machine.mm.pgd, start, end):
+        entries = arena.entries[slot : slot + n]
+        parts.append(pfns_of(entries[present_of(entries, arena.mode)], arena.mode))
+    return np.concatenate(parts)
+
+
+class Stamp:
+    """A moment of a journal, to be compared with a later one without looking at the stores."""
+
+    __slots__ = ("_at", "_before", "position")
+
+    def __init__(self, journal: Journal) -> None:
+        rec, step = self.position = journal.position
+        self._before = journal.records[rec - 1] if rec else None
+        self._at = journal.records[rec] if step else None
+
+    def holds(self, journal: Journal) -> bool:
+        """Whether the records up to the moment are still the journal's (no new statement replaced them)."""
+        rec, step = self.position
+        records = journal.records
+        if rec + bool(step) > len(records):
+            return False
+        return (not rec or records[rec - 1] is self._before) and (not step or records[rec] is self._at)
+
+    def is_now(self, journal: Journal) -> bool:
+        """Whether the stores stand at this moment."""
+        return journal.position == self.position and self.holds(journal)
+
+
+class VmaIndex:
+    """The rows of the list without details, as prefix sums over the ordinals of the VMAs.
+
+    ``row_of[i]`` is the row of VMA ``i``; a gap has a row of its own above the VMA that ends it,
+    or at the end.  ``files`` are the ids of all files that a VMA maps.
+    """
+
+    def __init__(self, mm: Mm) -> None:
+        self.stamp = Stamp(mm.sys.journal)
+        self.count = count = len(mm.vmas)
+        vmas = mm.vmas.items_slice(0, count)
+        bounds = np.zeros(count + 1, np.uint64)
+        starts = np.fromiter((v.start for v in vmas), np.uint64, count)
+        bounds[1:] = np.fromiter((v.end for v in vmas), np.uint64, count)
+        self.row_of: NDArray[np.int64] = np.arange(count) + np.cumsum(starts > bounds[:-1])
+        self.end = int(bounds[-1])
+        self.tail_gap = self.end < mm.task_size
+        self.rows = (int(self.row_of[-1]) + 1 if count else 0) + self.tail_gap
+        self.files = {v.file for v in vmas}
+
+    @staticmethod
+    def of(mm: Mm) -> VmaIndex:
+        """The index of an address space as it is now; made anew only when its VMA set was written."""
+        kept = _indexes.get(mm)
+        journal = mm.sys.journal
+        if kept is None or len(mm.vmas) != kept.count or not kept.stamp.holds(journal) or not journal.enabled:
+            kept = _indexes[mm] = VmaIndex(mm)
+        elif kept.stamp.position != journal.position:
+            if _written(mm, kept.stamp):
+                kept = _indexes[mm] = VmaIndex(mm)
+            else:
+                kept.stamp = Stamp(journal)
+        return kept
+
+    def what(self, row: int) -> tuple[bool, int]:
+        """Whether a row is a gap, and the ordinal of its VMA (of the one above the gap's end)."""
+        i = int(np.searchsorted(self.row_of, row))
+        return i == self.count or int(self.row_of[i]) != row, i
+
+
+def _written(mm: Mm, stamp: Stamp) -> bool:
+    """Whether VMAs came, went, or got other ends or files between a moment and now; true when too far to look."""
+    journal = mm.sys.journal
+    low, high = sorted((stamp.position, journal.position))
+    if high[0] - low[0] > _SCAN_LIMIT:
+        return True
+    for record, _, _ in journal.between(low, high):
+        if type(record) is tuple and record[0] is mm.vmas:
+            _, _, old, new = record
+            if old is None or new is None or (old.end, old.file) != (new.end, new.file):
+                return True
+    return False
+
+
+_indexes: WeakKeyDictionary[Mm, VmaIndex] = WeakKeyDictionary()
+_counts: WeakKeyDictionary[Machine, tuple[Stamp, dict[tuple[int, int, int], int]]] = WeakKeyDictionary()
+
+
+def present_in(machine: Machine, vma: Vma) -> int:
+    """How many PTEs of a VMA of the running process are present, counted in its tables.
+
+    Kept until the journal moves.  Ranges that cannot be observed count as nothing: see `Mm.unknown_pages`.
+
+    >>> m = Machine(ram=64 << 20); h = m.mmap(0, 65536, "rw", "private"); _ = m.store(h, 8192)
+    >>> present_in(m, m.vma(h))
+    2
+    """
+    kept = _counts.get(machine)
+    if kept is None or not kept[0].is_now(machine.journal) or not machine.journal.enabled:
+        kept = _counts[machine] = (Stamp(machine.journal), {})
+    key = (machine.mm.id, vma.start, vma.end)
+    if key not in kept[1]:
+        arena = machine.arena
+        runs = arena.runs(machine.mm.pgd, vma.start, vma.end)
+        kept[1][key] = sum(
+            int(np.count_nonzero(present_of(arena.entries[s : s + n], arena.mode))) for s, n, _, _ in runs
+        )
+    return kept[1][key]
+
+
+def device_of(machine: Machine, vma: Vma) -> DeviceRegion | None:
+    """The device memory behind a VMA, None when there is none."""
+    return region_of_file(machine, vma.file)
+
+
+def region_of_file(machine: Machine, file_id: int) -> DeviceRegion | None:
+    """The device memory that an open file (by its id) gives access to, None when there is none."""
+    file = machine.sys.files.get(file_id) if file_id else None
+    inode = machine.sys.inodes.get(file.inode) if file else None
+    name = inode.device.rsplit("/", 1)[-1] if inode else ""
+    return next((r for r in machine.frames.regions if name and r.name == name), None)

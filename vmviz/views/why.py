@@ -1,0 +1,349 @@
+"""The why strip: what has just happened and for which reason, in the kernel's order and in our words.
+
+One function for each kind of moment; each gives the lines for the room there is: three at 80 columns, nine and more
+at 120.
+"""
+
+from __future__ import annotations
+
+import textwrap
+
+import attrs
+
+from ..kernel.errors import CheckResult
+from ..kernel.trace.bulk import Bulk
+from ..kernel.trace.explain import explain
+from ..kernel.trace.journal import Check, Enter, Event, Leave, Record
+from ..script.outcome import Outcome
+from ..script.values import format_addr, format_size
+from ..session.session import Done, Session
+from .calltree import calls_between, tree_lines
+from .cells import Line
+from .scene import Scene
+
+
+@attrs.frozen
+class Strip:
+    """What the strip shows: its title, what stands at the right of the title, its lines, whether it wants attention.
+
+    ``legal`` is the statement that Enter would run instead of a refused one, "" when there is none.  ``footer`` takes
+    the ruler's place where there is no room for it in the strip.
+    """
+
+    title: str
+    right: str
+    lines: list[Line]
+    alert: bool = False
+    legal: str = ""
+    footer: Line | None = None
+
+
+def why(session: Session, scene: Scene, width: int, height: int, *, playing: bool = False) -> Strip:
+    """The strip for the moment at which the session stands."""
+    inside = session.inside
+    if inside is not None:
+        return _inside(session, scene, inside, width, height, playing)
+    current = session.current
+    if current is None or session.at_story_start:
+        return _opening(session, width, height)
+    o = current.outcome
+    if o.signal is not None:
+        return _signal(o, scene, width, height)
+    if o.refusal is not None:
+        return _refused(o, session, scene, width, height)
+    if o.errno is not None:
+        lines = paragraphs(width, height, (f"The call failed with {o.errno}: {o.why}.", "text"))
+        return Strip(f"{o.result}: {o.errno}", call_text(o), lines, alert=True)
+    if o.func.startswith("zap") and not o.ptes_cleared and not o.ptes_unknown:
+        return _nothing(o, scene, width, height)
+    if o.func.startswith("zap") or o.func == "munmap":
+        return _done(o, session, scene, width, height)
+    return _plain(current, width, height)
+
+
+def call_text(o: Outcome) -> str:
+    """The statement without its expectation, with its result.
+
+    >>> call_text(Outcome(0, 1, "munmap(fb, 4K)   = 0", ret=0))
+    'munmap(fb, 4K) = 0'
+    """
+    text = " ".join(o.text.split())
+    cut = text.rfind(") =")
+    return f"{text[: cut + 1] if cut >= 0 else text} = {o.result}"
+
+
+def paragraphs(width: int, height: int, *parts: tuple[str, str]) -> list[Line]:
+    """Texts with their roles, wrapped to the width, one blank column at the left; cut to the height."""
+    lines: list[Line] = []
+    for text, role in parts:
+        if not text:
+            lines.append([])
+            continue
+        lines += [[(" " + row, role)] for row in textwrap.wrap(text, max(8, width - 2))]
+    return lines[:height]
+
+
+def _opening(session: Session, width: int, height: int) -> Strip:
+    n = len(session.pending)
+    keys: Line = [(" z", "key"), (" zap a range", "key.text")]
+    if n:
+        keys += [("     n", "key"), (f" run the next step of the story ({n} to come)", "key.text")]
+    keys += [("     ?", "key"), (" what is this", "key.text")]
+    if session.remarks:
+        text = session.remarks[0]
+    elif session.title.startswith("framebuffer"):
+        text = (
+            "A camera program has mapped its frame buffer: 8M of device memory behind 2048 PTEs. "
+            "A driver can take PTEs away and leave the VMA standing: zap_vma_ptes(vma, address, size)."
+        )
+    else:
+        pf = sum(v.is_pfnmap for v in session.machine.mm.vmas)
+        text = (
+            f"{session.machine.task.comm}: {len(session.machine.mm.vmas)} VMAs, {pf} of them VM_PFNMAP, the kind that "
+            "zap_vma_ptes accepts. Move to one, select a range, press z."
+        )
+    lines = paragraphs(width, max(1, height - 1), (text, "text"))
+    if height > 5:
+        lines.append([])
+    return Strip("Why", "", [*lines[: height - 1], keys])
+
+
+# -- inside a statement
+
+
+def _inside(session: Session, scene: Scene, done: Done, width: int, height: int, playing: bool) -> Strip:
+    machine, at = session.machine, session.position
+    steps = session.steps(done)
+    k = steps.index_of(at)
+    title = call_text(attrs.evolve(done.outcome, ret=None, errno=None, signal=None)).removesuffix(" = ?")
+    right = f"{'playing' if playing else 'paused'}  {k} of {steps.total}"
+    path, record, offset = _where(session, done)
+    sentence = _sentence(scene, record, offset, path[-1] if path else "")
+    if height >= 7:
+        calls = calls_between(machine, done.start, at)
+        text = paragraphs(width, 4, (sentence, "text"))
+        return Strip(f"Why: {right}", "", [*tree_lines(calls, width, height - len(text)), *text], alert=True)
+    chain = " > ".join(path)
+    if len(chain) > width - 2:
+        chain = "... > " + " > ".join(path[-2:])
+    lines: list[Line] = [[(" " + chain, "call")]]
+    return Strip(title, right, lines + paragraphs(width, height - 1, (sentence, "text")), alert=True)
+
+
+def _where(session: Session, done: Done) -> tuple[list[str], Record | None, int]:
+    """The names of the open calls at the position, the record that acts next, and how far inside it."""
+    rec, offset = session.position
+    records = session.machine.journal.records
+    path: list[str] = []
+    for r in records[done.start[0] : rec]:
+        if isinstance(r, Enter):
+            path.append(r.func)
+        elif isinstance(r, Leave) and path:
+            path.pop()
+    record = records[rec] if offset else records[rec - 1] if rec > done.start[0] else None
+    if isinstance(record, Bulk):
+        path.append(record.func)
+    return path, record, offset
+
+
+def _sentence(scene: Scene, record: Record | None, offset: int, func: str) -> str:
+    machine = scene.machine
+    cleared = scene.trail.cleared
+    match record:
+        case Bulk(func="zap_pte_range"):
+            step = min(offset, record.n - 1)
+            address = record.address_of(step)
+            slot = f"{address >> 12 & 511:03x}"
+            special = all(lane.store.name != "frame.mapcount" for lane in record.lanes)
+            what = (
+                f"Entry {slot} is special: no struct page behind it. It is cleared, and nothing is freed or uncounted."
+                if special
+                else f"Entry {slot} maps a page that the kernel counts: its mapcount and rss go down with it."
+            )
+            return f"{what} No TLB flush yet: a CPU may still hold the {cleared} gone {'one' if cleared == 1 else 'ones'}."
+        case Bulk():
+            return f"{explain(record.func).sentence} {offset or record.n} of {record.n}."
+        case Check():
+            outcome = "passes" if record.passed else "fails"
+            if not record.reached:
+                outcome = f"is not reached; it would {'pass' if record.passed else 'fail'}"
+            return f"The check {record.expression} ({record.compared}) {outcome}."
+        case Event(name="tlb_flush"):
+            return explain("flush_tlb_mm_range").sentence
+        case tuple() if record[0] is machine.mm.vmas:
+            return "The VMA list changes: " + (explain(func).sentence or "a VMA is replaced.")
+    return explain(func).sentence or "The kernel's bookkeeping follows."
+
+
+# -- after a statement
+
+
+def check_lines(checks: tuple[CheckResult, ...], width: int) -> list[Line]:
+    """The checks in the kernel's order, with the values compared; one not reached says what it would give."""
+    lines: list[Line] = []
+    wide = width >= 76
+    for i, c in enumerate(checks, 1):
+        word = "pass" if c.passed else "FAIL"
+        role = "pass" if c.passed else "fail"
+        if not c.reached:
+            word, role = f"not reached, would {'pass' if c.passed else 'fail'}", "skip"
+        compared = c.compared if c.reached or c.name == "range_in_vma" else ""
+        note = f" {c.note}" if c.note and not c.passed and wide else ""
+        left = f" {i} {c.expression:<{26 if wide else 24}} "
+        lines.append([(left, "label"), (f"{compared:<29} ", "number"), (word + note, role)])
+    return lines
+
+
+_CONTRACT_NOTE = {
+    "int": "From 4.18 on the call is void: it does nothing and says nothing.",
+    "void": "The call is void (4.18 to 7.0): the caller hears nothing of this. Up to 4.17 it returned -1.",
+    "special": "zap_special_vma_range (7.1) is void: the caller hears nothing of this. Up to 4.17 it was -1.",
+}
+
+
+def _refused(o: Outcome, session: Session, scene: Scene, width: int, height: int) -> Strip:
+    assert o.refusal is not None
+    r = o.refusal
+    title = "THE CALLER'S BUG, not called" if r.check == "caller_bug" else "REFUSED, nothing changed"
+    if not r.checks:
+        lines = paragraphs(width, height, (r.message[0].upper() + r.message[1:] + ".", "text"))
+        return Strip(title, call_text(o), lines, alert=True)
+    legal = legal_statement(o, session, scene)
+    last: Line = [(" Nearest legal: ", "label"), (legal_text(o, scene) or "none in this VMA", "number")]
+    if legal:
+        last += [("    Enter", "key"), (" run it", "key.text"), ("   e", "key"), (" edit", "key.text")]
+    last += [("   Esc", "key"), (" back", "key.text")]
+    checks = check_lines(r.checks, width)
+    if height < 5:
+        return Strip(title, call_text(o), checks[:height], True, legal, last)
+    message = f"{r.message[0].upper()}{r.message[1:]}. The call never clamps: all or nothing."
+    note = _CONTRACT_NOTE[session.machine.sys.zap_contract]
+    room = height - len(checks) - 3
+    text = paragraphs(width, max(1, room), (message, "text"), (note, "dim"))
+    head: list[Line] = [[(" " + call_text(o), "call")]] if height >= 9 else []
+    return Strip(title, "" if head else call_text(o), [*head, *checks, [], *text, last][:height], True, legal)
+
+
+def legal_text(o: Outcome, scene: Scene) -> str:
+    """The nearest legal range in words: where, and how much."""
+    legal = o.refusal.legal if o.refusal else None
+    if legal is None:
+        return ""
+    where = scene.label(legal.address) or format_addr(legal.address)
+    return f"{where}, {format_size(legal.size, exact=True)}"
+
+
+def legal_statement(o: Outcome, session: Session, scene: Scene) -> str:
+    """The statement that would be accepted instead of a refused one, as the user would type it."""
+    legal = o.refusal.legal if o.refusal else None
+    if legal is None or not o.func.startswith("zap"):
+        return ""
+    vma = session.machine.mm.vma_at(legal.address)
+    if vma is None:
+        return ""
+    return zap_statement(scene, o.func, legal.address, legal.size)
+
+
+def zap_statement(scene: Scene, func: str, address: int, size: int, vma_address: int | None = None) -> str:
+    """A call of the zap as a statement, with labels where there are any."""
+
+    def text(va: int) -> str:
+        return scene.label(va).replace("+", " + ") or format_addr(va)
+
+    vma = scene.mm.vma_at(address if vma_address is None else vma_address)
+    start = vma.start if vma is not None else address
+    amount = format_size(size, exact=True) if size < 1 << 63 else format_addr(size)
+    return f"{func}(vma({text(start)}), {text(address)}, {amount})"
+
+
+def _nothing(o: Outcome, scene: Scene, width: int, height: int) -> Strip:
+    vma = scene.mm.vma_at(scene.range.anchor) if scene.range else None
+    where = ""
+    if vma is not None:
+        slots = f"{scene.range.start >> 21 & 511:03x}.{scene.range.start >> 12 & 511:03x}" if scene.range else ""
+        where = f" The range begins at entry {slots}." if slots else ""
+    text = (
+        f"All three checks passed, but {o.why}.{where} With no entry cleared there is no TLB flush, and nothing changed"
+        " in any table."
+    )
+    return Strip("Returned 0, cleared nothing" if o.ret == 0 else "Cleared nothing", call_text(o),
+                 paragraphs(width, height, (text, "text")), alert=True)  # fmt: skip
+
+
+def _flush_text(o: Outcome) -> str:
+    if not o.tlb:
+        return "No TLB flush: no present entry was cleared."
+    f = o.tlb[0]
+    n = len(o.tlb)
+    if n > 1:
+        return f"{n} TLB flushes, {sum(x.kind == 'full' for x in o.tlb)} of them full."
+    if f.kind == "full":
+        return f"1 full TLB flush, as {f.nr_pages} pages are more than 33."
+    return f"TLB: {f.nr_pages} pages flushed one by one (33 at most; above, all of the process)."
+
+
+def _done(o: Outcome, session: Session, scene: Scene, width: int, height: int) -> Strip:
+    tables = len({a >> 21 for a in _touched_blocks(session, o)})
+    where = f" in {tables} table{'s' if tables != 1 else ''}" if tables else ""
+    rss = scene.mm.rss
+    unknown = f" {o.ptes_unknown} unknown entries are known to be empty now." if o.ptes_unknown else ""
+    gone = "VMA unchanged"
+    if any(old and new and old.vm_flags & ~new.vm_flags for old, new in scene.trail.vmas.values()):
+        gone = "VMA unchanged but for flag ar"
+    if o.func == "munmap":
+        gone = f"{len(scene.mm.vmas)} VMAs are left"
+    numbers = (
+        f"{o.ptes_cleared} PTEs cleared{where}.{unknown} Freed: {o.frames_freed} frames, {o.tables_freed} tables. "
+        f"rss {format_size(rss << 12)}{' as before' if not o.frames_freed else ''}."
+    )
+    keys: Line = []
+    if o.func.startswith("zap"):
+        vma = scene.meant
+        ops = scene.machine.sys.ops_of(vma) if vma is not None else None
+        after = "the fault handler maps it again" if ops is not None and ops.fault else "SIGBUS: no fault handler"
+        at = scene.label(scene.range.start) if scene.range else ""
+        keys = [(" t", "key"), (f" touch {at or 'it'} ({after})", "key.text")]
+    keys += [("    ,", "key"), (" back one entry", "key.text"), ("   u", "key"), (" back", "key.text")]
+    if session.pending:
+        keys += [("   n", "key"), (" next", "key.text")]
+    if height < 5:
+        lines = paragraphs(width, height - 1, (numbers, "text"), (f"{_flush_text(o)} {gone}.", "text"))
+        return Strip("Done", call_text(o), [*lines, keys])
+    calls = calls_between(session.machine, o.start, o.end)
+    text = paragraphs(width, 6, (numbers, "text"), (f"{_flush_text(o)} {gone}.", "text"))
+    tree = tree_lines(calls, width, max(1, height - len(text) - 2))
+    return Strip("Done", call_text(o) if width > 60 else "", [*tree, *text, keys][:height])
+
+
+def _touched_blocks(session: Session, o: Outcome) -> set[int]:
+    out: set[int] = set()
+    for record, _, _ in session.machine.journal.between(o.start, o.end):
+        if isinstance(record, Bulk) and record.func == "zap_pte_range":
+            out |= {record.address_of(cut) for cut in record.cuts}
+    return out
+
+
+def _signal(o: Outcome, scene: Scene, width: int, height: int) -> Strip:
+    assert o.signal is not None
+    s = o.signal
+    name = scene.label(s.addr) or format_addr(s.addr)
+    text = f"{s.name} ({s.code}) at {name}: {o.why}. A process without a handler for it dies here."
+    keys: Line = [(" u", "key"), (" take the touch back", "key.text"), ("    Enter", "key"), (" what this means", "key.text")]
+    lines = paragraphs(width, height - 1, (text, "text"))
+    return Strip(f"{s.name}: the access could not be served", call_text(o), [*lines, keys], alert=True)
+
+
+def _plain(done: Done, width: int, height: int) -> Strip:
+    o = done.outcome
+    parts = []
+    if done.story is not None and done.story.told:
+        parts.append((done.story.told, "text"))
+    if o.touched is not None:
+        pages = f"{o.touched} page{'s' if o.touched != 1 else ''} touched"
+        faults = f"{o.min_flt} minor and {o.maj_flt} major faults" if o.min_flt or o.maj_flt else "no fault: all were there"
+        parts.append((f"{pages}, {faults}.", "text"))
+    if o.why:
+        parts.append((o.why[0].upper() + o.why[1:] + ".", "text"))
+    if not parts:
+        parts.append((explain(o.func).sentence or f"{o.text}", "text"))
+    return Strip("Done", call_text(o), paragraphs(width, height, *parts))

@@ -1,0 +1,169 @@
+"""The zap form: the three arguments as text, what they mean, and which checks would pass, before anything runs."""
+
+from __future__ import annotations
+
+import attrs
+
+from ..kernel.errors import CheckResult, VmvizError
+from ..kernel.mm.memory.zap import find_danger, judge, nearest_legal
+from ..kernel.mm.vma import Vma
+from ..script.errors import ScriptError
+from ..script.runner import Runner
+from ..script.values import format_addr, format_size
+from .cells import Line
+from .scene import Range, Scene
+from .why import check_lines, zap_statement
+
+WRAP = (1 << 64) - 1
+FIELDS = ("vma", "address", "size")
+
+
+@attrs.frozen
+class FormState:
+    """What the three texts come to: ``errors`` by field, or the VMA, address, size, checks and the statement to run."""
+
+    errors: dict[str, str]
+    vma: Vma | None = None
+    address: int = 0
+    size: int = 0
+    checks: tuple[CheckResult, ...] = ()
+    danger: str = ""
+    statement: str = ""
+    outwards: tuple[int, int] | None = None
+    inwards: tuple[int, int] | None = None
+    legal: str = ""
+
+    @property
+    def runnable(self) -> bool:
+        """Whether Enter may run it: everything is understood, and a real kernel would survive it."""
+        return not self.errors and not self.danger
+
+    @property
+    def would_pass(self) -> bool:
+        """Whether the kernel's checks would all pass."""
+        return bool(self.checks) and all(c.passed for c in self.checks)
+
+    @property
+    def range(self) -> Range | None:
+        """The range to show in the panes."""
+        if self.vma is None or self.errors or self.size > 1 << 47:
+            return None
+        return Range(self.address, self.address + self.size, self.vma.start)
+
+
+def initial(scene: Scene) -> tuple[str, str, str]:
+    """The texts to begin with, from the selection (or the page under the cursor); the VMA is the one it begins in."""
+    start, end = (scene.range.start, scene.range.end) if scene.range else (scene.cursor, scene.cursor + 4096)
+    vma = scene.mm.vma_at(scene.range.anchor if scene.range else start)
+    name = "" if vma is None else (scene.label(vma.start) or format_addr(vma.start))
+    return name or format_addr(start), scene.label(start) or format_addr(start), format_size(end - start, exact=True)
+
+
+def read(scene: Scene, runner: Runner, vma: str, address: str, size: str) -> FormState:
+    """Read the three texts; expressions of the language are allowed in each (``fb + 1M``, ``2M + 4K``, ``vma("[heap]")``)."""
+    errors: dict[str, str] = {}
+    values: dict[str, int] = {}
+    area: Vma | None = None
+    for field, text in (("address", address), ("size", size)):
+        try:
+            values[field] = _number(runner, text)
+        except VmvizError as error:
+            errors[field] = _first(error)
+    try:
+        area = _area(scene, runner, vma)
+    except VmvizError as error:
+        errors["vma"] = _first(error)
+    if errors or area is None:
+        return FormState(errors, area, values.get("address", 0), values.get("size", 0))
+    at, length = values["address"], values["size"]
+    contract = scene.machine.sys.zap_contract
+    func = "zap_special_vma_range" if contract == "special" else "zap_vma_ptes"
+    checks = judge(area, at, length, contract)
+    danger = find_danger(scene.mm, area, at, length)[1] if all(c.passed for c in checks) else ""
+    legal = nearest_legal(area, at, length, contract) if not all(c.passed for c in checks) else None
+    cut = (at | length) & 4095 and at + length <= WRAP
+    outwards = (at & -4096, ((at + length + 4095) & -4096) - (at & -4096)) if cut else None
+    low, high = (at + 4095) & -4096, (at + length) & -4096
+    inwards = (low, high - low) if cut and high > low else None
+    return FormState(
+        {},
+        area,
+        at,
+        length,
+        checks,
+        danger,
+        zap_statement(scene, func, at, length, area.start),
+        outwards,
+        inwards,
+        f"{format_addr(legal.address)} {format_size(legal.size, exact=True)}" if legal else "",
+    )
+
+
+def _number(runner: Runner, text: str) -> int:
+    text = text.strip()
+    if not text:
+        raise VmvizError("a number is wanted, such as fb + 1M or 0x7ffff7100000")
+    value = runner.evaluate(f"value = {text}")
+    if not isinstance(value, int):
+        raise VmvizError("a number is wanted here")
+    return value & WRAP
+
+
+def _area(scene: Scene, runner: Runner, text: str) -> Vma:
+    text = text.strip()
+    if text.startswith(("[", "/")):
+        return scene.machine.vma(text)
+    value = runner.evaluate(f"value = {text}") if text else None
+    if isinstance(value, Vma):
+        return value
+    if isinstance(value, str):
+        return scene.machine.vma(value)
+    if isinstance(value, int):
+        return scene.machine.vma(value & WRAP)
+    raise VmvizError("a VMA is wanted: a name or an address in it, such as fb or [heap]")
+
+
+def _first(error: VmvizError) -> str:
+    if isinstance(error, ScriptError):
+        near = f"; did you mean {error.nearest}?" if error.nearest else ""
+        return f"{error.message}{near}"
+    return str(error).split("\n", 1)[0]
+
+
+def lines(scene: Scene, state: FormState, width: int) -> list[Line]:
+    """What stands below the fields: the checks in the kernel's order, cut pages, what Enter would do."""
+    out: list[Line] = []
+    if state.errors:
+        for field in FIELDS:
+            if field in state.errors:
+                out.append([(f" {field}: ", "label"), (state.errors[field], "fail")])
+        return out
+    assert state.vma is not None
+    out += check_lines(state.checks, width)
+    end = (state.address + state.size) & WRAP
+    out.append([(f" ends at {end:x}", "dim"), (f"   {_pages(state)}", "dim")])
+    if state.outwards:
+        cut = [w for w, a in (("start", state.address), ("end", end)) if a & 4095]
+        text = f"whole pages only: the {' and the '.join(cut)} cut{'s' if len(cut) == 1 else ''} a page. "
+        out.append([(" " + text, "warn"), (state.danger and "A real kernel would run off the table here.", "fail")])
+        choice: Line = [(" ^o", "key"), (f" outwards: {_range(scene, state.outwards)}", "key.text")]
+        if state.inwards:
+            choice += [("   ^n", "key"), (f" inwards: {_range(scene, state.inwards)}", "key.text")]
+        out.append(choice)
+    elif state.danger:
+        out.append([(" " + state.danger, "fail")])
+    if state.legal:
+        out.append([(" ^l", "key"), (f" nearest legal: {state.legal}", "key.text")])
+    return out
+
+
+def _pages(state: FormState) -> str:
+    n = (state.size + 4095) >> 12
+    if state.size >= 1 << 47:
+        return "address + size wraps around 2^64"
+    return f"{n} page{'s' if n != 1 else ''}"
+
+
+def _range(scene: Scene, r: tuple[int, int]) -> str:
+    return f"{scene.label(r[0]) or format_addr(r[0])}, {format_size(r[1], exact=True)} ({r[1] >> 12} PTEs)"
+

@@ -31,7 +31,9 @@ class Model:
     """What each page is, what it holds, and what an access of it does: one page at a time, by the fact sheets."""
 
     def __init__(self) -> None:
-        self.mapped: dict[int, tuple[str, bool, bool, Any, int]] = {}  # kind, writable, private, object, index
+        self.mapped: dict[
+            int, tuple[str, bool, bool, Any, int]
+        ] = {}  # kind, writable, private, object, index
         self.present: dict[int, str] = {}  # zero, anon, raw, page
         self.own: dict[int, int] = {}  # the first byte of a private page
         self.shared: dict[tuple[Any, int], int] = {}  # the first byte of a page of an object
@@ -175,13 +177,17 @@ class MachineStates(RuleBasedStateMachine):
         except SignalRaised as raised:
             assert (raised.code, raised.touched, raised.addr) == (signal, touched, (first + touched) << 12)
 
-    @rule(r=ranges, page=st.integers(-3, 40), n=st.integers(0, 50), odd=st.sampled_from([0, 0, 0, 0x10, 0x800]))
+    @rule(
+        r=ranges, page=st.integers(-3, 40), n=st.integers(0, 50), odd=st.sampled_from([0, 0, 0, 0x10, 0x800])
+    )
     def zap(self, r: tuple[int, int], page: int, n: int, odd: int) -> None:
         vma = self.m.mm.vma_at(r[0] << 12)
         if vma is None:
             return
         address, size = ((r[0] + page) << 12) + odd, n << 12
-        legal = vma.start <= address and address + size <= vma.end and self.model.mapped[r[0]][0] in ("fb", "bar")
+        legal = (
+            vma.start <= address and address + size <= vma.end and self.model.mapped[r[0]][0] in ("fb", "bar")
+        )
         before = self.m.digest()
         result = self.m.zap_vma_ptes(vma, address, size)
         if not legal:

@@ -14,11 +14,11 @@ TRACES = Path(__file__).parent.parent / "data" / "kernel-traces"
 
 # Traces whose every operation is simulated: they agree to the end.  This set only grows.
 COMPLETE = {
-    "brk", "driver-merge", "fixed-replaces", "hint-placement", "merge-anon-both-sides", "mmap-errors", "zap-after-split",
+    "brk", "fixed-replaces", "hint-placement", "merge-anon-both-sides", "mmap-errors", "zap-after-split",
     "zap-before-start", "zap-cross-end", "zap-half", "zap-hole", "zap-lazy-refault", "zap-not-pfnmap", "zap-overflow",
     "zap-partial", "zap-pfnram-mmio", "zap-private-cow", "zap-sparse-gigs", "zap-subpage", "zap-subpage-empty",
     "zap-subpage-runaway", "zap-three-tables", "zap-whole", "zap-zero-size",
-} - {"driver-merge"}  # fmt: skip
+}  # fmt: skip
 
 # How far the others must agree at least, in operations, before the first one that is not simulated.
 AT_LEAST = {
@@ -52,6 +52,12 @@ def test_trace_is_replayed_whole(name: str) -> None:
 @pytest.mark.parametrize(("name", "ops"), sorted(AT_LEAST.items()))
 def test_trace_is_replayed_as_far_as_before(name: str, ops: int) -> None:
     assert result(name).replayed >= ops
+
+
+def test_what_killed_the_real_kernel_is_refused_and_harms_nothing() -> None:
+    r = result("crash-zap-runaway")
+    assert (r.replayed, r.differences) == (2, [])
+    assert "traced kernel" in r.unsupported
 
 
 def test_the_comparison_notices_every_kind_of_difference() -> None:
@@ -96,7 +102,14 @@ def test_numbers_that_are_none(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("B-1p", 0xFFFFFFFF000), ("$+0x10", 0x5010), ("2m", 2 << 20), ("3g", 3 << 30), ("B+1g+2m", 0x100040200000), ("0", 0)],
+    [
+        ("B-1p", 0xFFFFFFFF000),
+        ("$+0x10", 0x5010),
+        ("2m", 2 << 20),
+        ("3g", 3 << 30),
+        ("B+1g+2m", 0x100040200000),
+        ("0", 0),
+    ],
 )
 def test_numbers(text: str, value: int) -> None:
     assert number(text, 0x5000) == value

@@ -1,4 +1,4 @@
-"""The VMA list: the look of the three moments, ordinals against a walk over all VMAs, and what is kept between scenes."""
+"""The VMA list: the look of the three moments, ordinals against a walk over all VMAs, what is kept."""
 
 from __future__ import annotations
 

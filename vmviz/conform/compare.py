@@ -22,7 +22,7 @@ from ..kernel.mm.frames import (
     PG_SWAPBACKED,
     ZERO_PFN,
 )
-from ..kernel.mm.vma import Vma
+from ..kernel.mm.vma import Vma, vma_name
 from .oracle import PATH, Oracle
 
 _PAGE_FLAGS = (
@@ -122,7 +122,7 @@ def _results(record: dict[str, Any], got: dict[str, Any], window: tuple[int, int
 
 
 def _vmas(recorded: list[dict[str, Any]], vmas: list[Vma], machine: Machine) -> Iterator[str]:
-    mine = [_vma_fields(v) for v in vmas]
+    mine = [_vma_fields(machine, v) for v in vmas]
     keys = ("s", "e", "perms", "off", "path", "vm_flags", "pgoff", "prot", "ops")
     theirs = [{k: v[k] for k in keys} for v in recorded]
     if len(mine) != len(theirs):
@@ -136,8 +136,9 @@ def _vmas(recorded: list[dict[str, Any]], vmas: list[Vma], machine: Machine) -> 
         yield f"anon_vmas {[v.anon_vma for v in vmas]}, recorded {[v['av'] for v in recorded]}"
 
 
-def _vma_fields(vma: Vma) -> dict[str, Any]:
-    path = PATH if vma.name.startswith("vmoracle:") else vma.name
+def _vma_fields(machine: Machine, vma: Vma) -> dict[str, Any]:
+    name = vma_name(machine.mm, vma)
+    path = PATH if name.startswith("vmoracle:") else name
     return {
         "s": hex(vma.start),
         "e": hex(vma.end),

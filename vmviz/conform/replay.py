@@ -220,7 +220,8 @@ def replay_trace(path: Path) -> TraceResult:
     low, high = (int(x, 16) for x in records[0]["window"])
     player = Replayer((low, high))
     result = TraceResult(path.stem, len(operations))
-    for op, record in zip(operations, (r for r in records if "op" in r), strict=False):
+    done = [r for r in records if "op" in r]
+    for op, record in zip(operations, done, strict=False):
         if record["line"] != op.line or record["who"] != "parent":
             result.unsupported = "fork"
             break
@@ -234,7 +235,22 @@ def replay_trace(path: Path) -> TraceResult:
         result.differences += [f"line {op.line}, {op.op} {' '.join(op.args)}: {text}" for text in found]
         if result.differences:
             break  # what follows follows from this
+    else:
+        if any("unfinished" in r for r in records):
+            _crash(player, operations[len(done)], result)
     return result
+
+
+def _crash(player: Replayer, op: Operation, result: TraceResult) -> None:
+    """The operation that killed the traced kernel: the simulator must refuse it and stay as it is."""
+    before = player.machine.digest()
+    zap = player.run(op).get("zap", {})
+    result.replayed += 1
+    result.unsupported = "this operation killed the traced kernel"
+    if not zap.get("danger") or player.machine.digest() != before:
+        result.differences.append(
+            f"line {op.line}, {op.op}: killed the traced kernel, but is not refused here"
+        )
 
 
 __all__ = ["PATH", "Replayer", "TraceResult", "replay_trace"]

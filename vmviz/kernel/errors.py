@@ -1,8 +1,8 @@
 """What can go wrong, as values and exceptions that carry where, why and the nearest valid thing.
 
-A *refusal* (`Refusal`) is a value: the kernel function judged its arguments and did nothing.
-An *error* (`KernelError`) is a syscall that returned ``-errno``; a *signal* (`SignalRaised`) is an access that the
-fault handler could not serve.  `UnsupportedError` names an operation that the simulator does not have.
+A *refusal* (`Refusal`) is a value: the kernel function judged its arguments and did nothing. An *error*
+(`KernelError`) is a syscall that returned ``-errno``; a *signal* (`SignalRaised`) is an access that the fault
+handler could not serve.  `UnsupportedError` names an operation that the simulator does not have.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ class LegalRange:
 class CheckResult:
     """One condition that a kernel function judged: its name, both sides as text, and the outcome.
 
-    ``passed`` is the outcome of the comparison; ``reached`` is false for a check that the kernel did not come to,
-    because an earlier one had failed (it is judged all the same: people mend one thing and meet the next).
+    ``passed`` is the outcome of the comparison; ``reached`` is false for a check that the kernel did not come
+    to, because an earlier one had failed (it is judged all the same: people mend one thing and meet the
+    next).
     """
 
     name: str
@@ -45,7 +46,9 @@ class CheckResult:
 
 @attrs.frozen
 class Refusal:
-    """Why a call was refused: the check that failed, in words, and the nearest legal range (None: there is none)."""
+    """Why a call was refused: the check that failed, in words, and the nearest legal range (None: there is
+    none).
+    """
 
     check: str
     message: str

@@ -1,8 +1,8 @@
 """Starting a program (models fs/exec.c and fs/binfmt_elf.c), as far as its address space shows it.
 
-Simplified: the program is a file with one text segment of 8 KiB, not a real ELF image; there is no interpreter.  Its
-arguments fill the two highest pages of the stack, the processor runs its first page, and the program break starts 2 MiB
-above the text.  Addresses are those of a kernel without address randomisation.
+Simplified: the program is a file with one text segment of 8 KiB, not a real ELF image; there is no
+interpreter.  Its arguments fill the two highest pages of the stack, the processor runs its first page, and
+the program break starts 2 MiB above the text.  Addresses are those of a kernel without address randomisation.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ def setup_mm(mm: Mm, *, vdso: bool = True) -> None:
     mm.set_field("mmap_base", mmap_base(min(mm.task_size, 0x7FFFFFFFF000)))
     mm.set_field("stack_limit", STACK_LIMIT)
     top = min(mm.task_size, 0x7FFFFFFFF000)
-    flags = VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_GROWSDOWN | VM_ACCOUNT | VM_SOFTDIRTY
+    mm.set_field("start_stack", top - 8192)
+    flags = (
+        VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_GROWSDOWN | VM_ACCOUNT | VM_SOFTDIRTY
+    )
     start = top - STACK_SIZE
     prot = vm_get_page_prot(flags)
     j.write(mm.vmas, start, Vma(start, top, flags, start >> 12, prot, 0, 0, "", "[stack]"))

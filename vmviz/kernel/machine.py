@@ -44,7 +44,9 @@ class Task:
 
 @attrs.frozen
 class Config:
-    """What a machine is made of: RAM in bytes, the paging mode, the dials, whether [vvar] and [vdso] are mapped."""
+    """What a machine is made of: RAM in bytes, the paging mode, the dials, whether [vvar] and [vdso] are
+    mapped.
+    """
 
     ram: int = DEFAULT_RAM
     mode: str = "x86-64-4l"
@@ -61,9 +63,13 @@ class Config:
         if self.kernel not in KERNELS:
             raise VmvizError(f"kernel {self.kernel!r} is not known; known: {', '.join(KERNELS)}")
         if self.zap_contract not in CONTRACTS:
-            raise VmvizError(f"zap_contract {self.zap_contract!r} is not known; known: {', '.join(CONTRACTS)}")
+            raise VmvizError(
+                f"zap_contract {self.zap_contract!r} is not known; known: {', '.join(CONTRACTS)}"
+            )
         if get_mode(self.mode).name not in ("x86-64-4l", "x86-64-5l"):
-            raise VmvizError(f"paging mode {self.mode!r} can be looked at, but machines are x86-64 only so far")
+            raise VmvizError(
+                f"paging mode {self.mode!r} can be looked at, but machines are x86-64 only so far"
+            )
 
 
 class Machine(Syscalls):

@@ -1,8 +1,9 @@
-"""What a process, and a driver on its behalf, can ask of the machine: the calls of the language as plain methods.
+"""What a process, and a driver on its behalf, can ask of the machine: the calls of the language as plain
+methods.
 
-Results are values; a call that fails raises `KernelError` (with ``errno``), an access that ends in a signal raises
-`SignalRaised`, and a refused zap is a `ZapResult` with a ``refusal``.  A call that fails has taken back nothing: what
-it did up to then is in the journal, as in the kernel.
+Results are values; a call that fails raises `KernelError` (with ``errno``), an access that ends in a signal
+raises `SignalRaised`, and a refused zap is a `ZapResult` with a ``refusal``.  A call that fails has taken
+back nothing: what it did up to then is in the journal, as in the kernel.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from .mm.mm_types import File, Inode, Mm, System
 from .mm.mmap import Backing, do_brk, do_mmap
 from .mm.mmu_gather import MmuGather
 from .mm.munmap import do_munmap
-from .mm.vma import Vma
+from .mm.vma import Vma, vma_name
 from .trace.store import Keyed
 
 _PROT = {"r": PROT_READ, "w": PROT_WRITE, "x": PROT_EXEC, "-": 0}
@@ -62,7 +63,9 @@ class Syscalls:
     # -- files
 
     def open(self, path: str, flags: int = O_RDWR) -> int:
-        """Open a device or file and return its descriptor (open(2)); ENOENT when there is none and no O_CREAT."""
+        """Open a device or file and return its descriptor (open(2)); ENOENT when there is none and no
+        O_CREAT.
+        """
         inode = self._inode(path)
         if inode is None:
             if not flags & O_CREAT:
@@ -74,7 +77,9 @@ class Syscalls:
 
     def memfd_create(self, name: str) -> int:
         """Create an anonymous file in memory and return its descriptor (memfd_create(2))."""
-        return self._new_fd(f"/memfd:{name} (deleted)", O_RDWR, self._new_inode(f"/memfd:{name} (deleted)", "shmem", 0))
+        return self._new_fd(
+            f"/memfd:{name} (deleted)", O_RDWR, self._new_inode(f"/memfd:{name} (deleted)", "shmem", 0)
+        )
 
     def ftruncate(self, fd: int, length: int) -> int:
         """Set the size of a file in bytes (ftruncate(2)); shrinking raises `UnsupportedError`."""
@@ -153,8 +158,8 @@ class Syscalls:
     ) -> int:
         """Create a mapping and return its address (mmap(2)); sizes in bytes.
 
-        ``prot`` and ``flags`` are the C constants or, for short, "rw" and "private" or "shared"; without a descriptor
-        the mapping is anonymous.
+        ``prot`` and ``flags`` are the C constants or, for short, "rw" and "private" or "shared"; without a
+        descriptor the mapping is anonymous.
         """
         prot = prot if isinstance(prot, int) else sum(_PROT[c] for c in prot)
         if isinstance(flags, str):
@@ -182,7 +187,9 @@ class Syscalls:
         return open_backing(self.sys, self._new_file(inode.path, O_RDWR, inode))
 
     def munmap(self, addr: int, length: int) -> MmuGather | None:
-        """Remove all mappings of a range (munmap(2)); returns what was flushed and freed, None for an empty range."""
+        """Remove all mappings of a range (munmap(2)); returns what was flushed and freed, None for an empty
+        range.
+        """
         j = self.sys.journal
         j.enter("munmap", ("addr", addr), ("length", length))
         try:
@@ -203,7 +210,9 @@ class Syscalls:
         Simplified: the address space must be fresh, as a machine has it after boot.
         """
         if any(v.file for v in self.mm.vmas):
-            raise KernelError("EBUSY", "execve", "this process runs a program already; a second execve is not simulated")
+            raise KernelError(
+                "EBUSY", "execve", "this process runs a program already; a second execve is not simulated"
+            )
         inode = self._inode(path) or self._new_inode(path, "reg", 8192)
         comm = path.rsplit("/", 1)[-1][:15]
         self.sys.journal.write(self.tasks, self.pid, attrs.evolve(self.tasks.get(self.pid), comm=comm))
@@ -236,12 +245,14 @@ class Syscalls:
         Raises `VmvizError` naming the nearest VMA when there is none.
         """
         if isinstance(where, str):
-            names = {v.name: v for v in self.mm.vmas if v.name}
+            names = {name: v for v in self.mm.vmas if (name := vma_name(self.mm, v))}
             for name, vma in names.items():
                 if where in (name, name.rsplit("/", 1)[-1]):
                     return vma
             near = difflib.get_close_matches(where, list(names), 1)
-            raise VmaNotFound(f"no VMA is named {where!r}" + (f"; the nearest name is {near[0]!r}" if near else ""))
+            raise VmaNotFound(
+                f"no VMA is named {where!r}" + (f"; the nearest name is {near[0]!r}" if near else "")
+            )
         found = self.mm.vma_at(where)
         if found is None:
             self._no_vma(where)
@@ -250,7 +261,7 @@ class Syscalls:
     def _no_vma(self, address: int) -> NoReturn:
         before, after = self.mm.vmas.find_prev(address), self.mm.find_vma(address)
         sides = [
-            f"{v.start:#x}-{v.end:#x} {v.name or 'anonymous'} {word}"
+            f"{v.start:#x}-{v.end:#x} {vma_name(self.mm, v) or 'anonymous'} {word}"
             for v, word in ((before, "below"), (after, "above"))
             if v is not None
         ]

@@ -1,7 +1,7 @@
 """What is wrong with a machine: every invariant that holds between two statements, checked from scratch.
 
-Nothing here trusts a derived value: page-table walks, counts and owners are recomputed from the entries and compared
-with what the columns and counters say.
+Nothing here trusts a derived value: page-table walks, counts and owners are recomputed from the entries and
+compared with what the columns and counters say.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ Leaf = tuple[int, int]
 def verify(machine: Machine) -> list[str]:
     """Everything that is wrong with the machine, in words; empty when all is well.
 
-    Meant for the time between two statements: in the middle of an operation a VMA may be detached before its entries.
+    Meant for the time between two statements: in the middle of an operation a VMA may be detached before its
+    entries.
 
     >>> from vmviz.kernel import Machine
     >>> m = Machine(ram=16 << 20); verify(m)
@@ -73,7 +74,10 @@ def verify_counts(machine: Machine) -> list[str]:
                 out.append(f"mm {mm.id}: {name} is {mm.counters.data[name]}, its entries make {n}")
     out += _mapcounts(machine, mapped)
     for region in frames.regions:
-        have = {region.start_pfn + i: int(region.maps.array[i]) for i in np.flatnonzero(region.maps.array).tolist()}
+        have = {
+            region.start_pfn + i: int(region.maps.array[i])
+            for i in np.flatnonzero(region.maps.array).tolist()
+        }
         want = {pfn: n for pfn, n in raw.items() if region.start_pfn <= pfn < region.end_pfn}
         if have != want:
             out.append(f"device {region.name}: mappings counted {_some(have)}, entries make {_some(want)}")
@@ -96,7 +100,9 @@ def _some(items: dict[int, int]) -> str:
 def _mapcounts(machine: Machine, mapped: Counter[int]) -> Iterator[str]:
     frames = machine.sys.frames
     hidden = frames.flags.array & PG_HIDDEN != 0  # imported frames whose counts cannot be observed
-    told = {int(i): int(frames.mapcount.array[i]) for i in np.flatnonzero((frames.mapcount.array != 0) & ~hidden)}
+    told = {
+        int(i): int(frames.mapcount.array[i]) for i in np.flatnonzero((frames.mapcount.array != 0) & ~hidden)
+    }
     want = {pfn: n for pfn, n in mapped.items() if not hidden[pfn]}
     others = {pfn for pfn in told if frames.states.flat[pfn] == OTHER or _imported(machine)}
     for pfn in sorted((told.keys() | want.keys()) - others):
@@ -109,7 +115,9 @@ def _mapcounts(machine: Machine, mapped: Counter[int]) -> Iterator[str]:
 
 
 def _imported(machine: Machine) -> bool:
-    """Whether the machine comes from a real process: its frames are also mapped by processes that are not here."""
+    """Whether the machine comes from a real process: its frames are also mapped by processes that are not
+    here.
+    """
     return bool(machine.sys.frames.states._initial)
 
 
@@ -158,7 +166,9 @@ def _entry(mm: Mm, vma: Vma, address: int, entry: int) -> str:
     if frames.states.flat[pfn] == ANON:
         if not vma.anon_vma or frames.mapping.flat[pfn] != vma.anon_vma:
             return f"maps a page of anon_vma {frames.mapping.flat[pfn]} in a VMA of anon_vma {vma.anon_vma}"
-        return "" if frames.index.flat[pfn] == index else f"maps page {frames.index.flat[pfn]}, not page {index}"
+        return (
+            "" if frames.index.flat[pfn] == index else f"maps page {frames.index.flat[pfn]}, not page {index}"
+        )
     if frames.states.flat[pfn] == FILE:
         file = mm.sys.file_of(vma)
         if file is None or mm.sys.page_cache.get((file.inode, index)) != pfn:
@@ -219,7 +229,14 @@ def _owners(machine: Machine) -> Iterator[str]:
     if (pyramid != frames.states.pyramid).any():
         yield "the pyramid of counts does not match the states"
     free = states == FREE
-    for column in (frames.refcount, frames.mapcount, frames.flags, frames.mapping, frames.index, frames.content):
+    for column in (
+        frames.refcount,
+        frames.mapcount,
+        frames.flags,
+        frames.mapping,
+        frames.index,
+        frames.content,
+    ):
         dirty = np.flatnonzero(free & (column.array != 0))
         if len(dirty):
             yield f"free frame {int(dirty[0]):#x}: {column.name} is {column.flat[int(dirty[0])]}"

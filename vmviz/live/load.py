@@ -27,27 +27,30 @@ import os
 import attrs
 import numpy as np
 
-from vmviz.kernel.arch.x86 import vm_get_page_prot
+from vmviz.kernel.arch.x86 import (
+    _PAGE_KNL_ERRATUM_MASK,
+    _PAGE_PRESENT,
+    _PAGE_PROTNONE,
+    swp_offset,
+    swp_type,
+    vm_get_page_prot,
+)
 from vmviz.kernel.errors import UnknownContentsError
 from vmviz.kernel.exec import PIE_BASE, STACK_LIMIT, mmap_base
 from vmviz.kernel.machine import Config, Machine, Task
+from vmviz.kernel.mm.access import Access
 from vmviz.kernel.mm.flags import (
     O_RDONLY,
     O_RDWR,
     VM_ACCOUNT,
     VM_GROWSDOWN,
-    VM_IO,
     VM_LOCKED,
     VM_MAYEXEC,
     VM_MAYREAD,
-    VM_MAYSHARE,
     VM_MAYWRITE,
-    VM_MIXEDMAP,
-    VM_PFNMAP,
     VM_SHARED,
 )
-from vmviz.kernel.mm.memory.fault import FaultContext
-from vmviz.kernel.mm.mm_types import File, Inode, Mm, VmOperations, stat_class
+from vmviz.kernel.mm.mm_types import File, Inode, Mm, stat_class
 from vmviz.kernel.mm.page_alloc import FREE, OTHER
 from vmviz.kernel.mm.vma import Vma
 from vmviz.kernel.trace.journal import Journal
@@ -61,20 +64,12 @@ from vmviz.live.pour import (
     huge_rows,
     pour_entries,
     pour_frames,
-    shmem_path,
     sort_pages,
+    visible_unknown,
 )
 from vmviz.live.process import read_process
 from vmviz.live.snapshot import read_snapshot
-
-FILE_OPS, SHMEM_OPS = "imported file vm_ops", "imported shmem vm_ops"
-DEVICE_OPS, SPECIAL_OPS = "imported device vm_ops", "imported special vm_ops"
-_UNKNOWN = {
-    FILE_OPS: "what the page of {name} would hold is unknown",
-    SHMEM_OPS: "what the page of {name} would hold is unknown",
-    DEVICE_OPS: "what the fault handler of {name} would do is unknown",
-    SPECIAL_OPS: "what the kernel's fault handler of {name} would map is unknown",
-}
+from vmviz.live.vm_ops import FILE_OPS, IMPORTED_OPS, SHMEM_OPS, operations_of, unknown_operations
 
 
 class ImportedMachine(Machine):
@@ -114,10 +109,42 @@ class ImportedMachine(Machine):
         self.journal.write(self.tasks, pid, Task(pid, comm, mm.id))
         return pid
 
+    # -- accesses: what is in swap cannot be read back
+
+    def load(self, addr: int, length: int = 1) -> Access:
+        """`Machine.load`; raises `UnknownContentsError` where a page is in swap."""
+        self._check_swap(addr, length)
+        return super().load(addr, length)
+
+    def store(self, addr: int, length: int = 1, data: bytes | int = 0x5A) -> Access:
+        """`Machine.store`; raises `UnknownContentsError` where a page is in swap."""
+        self._check_swap(addr, len(data) if isinstance(data, bytes) else length)
+        return super().store(addr, length, data)
+
+    def exec(self, addr: int) -> Access:
+        """`Machine.exec`; raises `UnknownContentsError` where a page is in swap."""
+        self._check_swap(addr, 1)
+        return super().exec(addr)
+
+    def _check_swap(self, addr: int, length: int) -> None:
+        end = min(addr + max(length, 1), self.mm.task_size)
+        for slot, n, va in self.arena.segments(self.mm.pgd, addr, end):
+            values = self.arena.entries[slot : slot + n]
+            there = np.flatnonzero(values & np.uint64(~_PAGE_KNL_ERRATUM_MASK & (1 << 64) - 1))
+            away = there[(values[there] & np.uint64(_PAGE_PRESENT | _PAGE_PROTNONE)) == 0]
+            if len(away):
+                entry, at = int(values[away[0]]), va + (int(away[0]) << 12)
+                raise UnknownContentsError(
+                    f"the page at {at:#x} is not in RAM (swap type {swp_type(entry)}, offset "
+                    f"{swp_offset(entry):#x}): what it holds is unknown, the process is imported"
+                )
+
+    # -- loading
+
     def _load(self, pages: SortedPages) -> None:
         image, mm = self.image, self.mm
-        for name, text in _UNKNOWN.items():
-            self.sys.vm_ops[name] = _unknown_operations(name, text)
+        for name in IMPORTED_OPS:
+            self.sys.vm_ops[name] = unknown_operations(name)
         vm_flags = complete_flags(image)
         vmas = self._vmas(pages, vm_flags)
         for vma in vmas:
@@ -308,36 +335,6 @@ def plain_text(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def operations_of(path: str, inode: int, vm_flags: int) -> str:
-    """The name of the vm_ops that stand for a mapping's unknown ones; "" for anonymous memory.
-
-    >>> operations_of("[heap]", 0, 0x100073), operations_of("/bin/sh", 7, 0x75)
-    ('', 'imported file vm_ops')
-    >>> operations_of("[vvar]", 0, 0x4044411)
-    'imported special vm_ops'
-    """
-    special = path.startswith("[") and not path.startswith(("[heap]", "[stack", "[anon"))
-    if special:
-        return SPECIAL_OPS
-    if vm_flags & (VM_PFNMAP | VM_MIXEDMAP | VM_IO):
-        return DEVICE_OPS
-    shared = vm_flags & (VM_SHARED | VM_MAYSHARE)
-    if shmem_path(path):
-        return SHMEM_OPS
-    if not shared and (path == "/dev/zero" or (not inode and path[:1] in ("", "["))):
-        return ""
-    return DEVICE_OPS if path.startswith(("/dev/", "anon_inode:")) or not path else FILE_OPS
-
-
-def _unknown_operations(name: str, text: str) -> VmOperations:
-    def fault(ctx: FaultContext) -> int:
-        vma = ctx.vma
-        what = text.format(name=vma.name or f"the mapping at {vma.start:#x}")
-        raise UnknownContentsError(f"{what}: the process is imported, and {ctx.address:#x} was not present")
-
-    return VmOperations(name, fault, explain="imported: what its fault handler does is unknown")
-
-
 def complete_flags(image: ProcessImage) -> U64:
     """vm_flags with the protection keys in bits 32 to 35; without smaps, with the usual VM_MAY bits."""
     vmas = image.vmas
@@ -351,22 +348,6 @@ def complete_flags(image: ProcessImage) -> U64:
             stack = vmas.path.ids == np.uint64(vmas.path.values.index("[stack]"))
             flags[stack] |= np.uint64(VM_GROWSDOWN)
     return flags
-
-
-def visible_unknown(image: ProcessImage) -> list[tuple[int, int]]:
-    """The unknown ranges as far as there are VMAs, neighbours joined."""
-    starts, ends = image.vmas.start, image.vmas.end
-    out: list[tuple[int, int]] = []
-    for low, high in image.unknown_ranges:
-        i = int(np.searchsorted(ends, np.uint64(low), side="right"))
-        j = int(np.searchsorted(starts, np.uint64(high), side="left"))
-        for start, end in zip(starts[i:j].tolist(), ends[i:j].tolist(), strict=True):
-            a, b = max(low, start), min(high, end)
-            if out and out[-1][1] == a:
-                out[-1] = (out[-1][0], b)
-            else:
-                out.append((a, b))
-    return out
 
 
 def _end_of_program(vmas: list[Vma]) -> int:

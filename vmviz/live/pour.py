@@ -42,7 +42,7 @@ from vmviz.kernel.mm.frames import (
     Frames,
 )
 from vmviz.kernel.mm.mm_types import Mm
-from vmviz.kernel.mm.page_alloc import ANON, FILE, OTHER, RESERVED, ZERO, Zone, zones_of
+from vmviz.kernel.mm.page_alloc import ANON, FILE, RESERVED, ZERO, Zone, zones_of
 from vmviz.live.errors import LiveError
 from vmviz.live.image import (
     KPF_NOPAGE,
@@ -53,6 +53,7 @@ from vmviz.live.image import (
     U64,
     ProcessImage,
 )
+from vmviz.live.vm_ops import shmem_path
 
 MAX_PFN = 1 << 26
 """Frames are dense columns up to the highest PFN; a machine with more (256 GiB) gets numbers of our own."""
@@ -223,9 +224,10 @@ def _number(
 
 def _distinct(ascending: U64) -> U64:
     """The distinct values of a sorted column."""
-    if not len(ascending):
-        return ascending
-    return ascending[np.concatenate((np.ones(1, bool), ascending[1:] != ascending[:-1]))]
+    keep = np.ones(len(ascending), bool)
+    keep[1:] = ascending[1:] != ascending[:-1]
+    distinct: U64 = ascending[keep]
+    return distinct
 
 
 def pour_frames(image: ProcessImage, pages: SortedPages, frames: Frames, mapping: U64, pgoff: U64) -> None:
@@ -290,15 +292,6 @@ def is_shmem(image: ProcessImage, pages: SortedPages) -> Mask:
     by_text = np.array([shmem_path(text) for text in texts.values] or [False])
     mask: Mask = by_text[texts.ids.astype(np.int64)][pages.vma[pages.first]]
     return mask
-
-
-def shmem_path(path: str) -> bool:
-    """Whether maps' path is that of a file in memory.
-
-    >>> shmem_path("/memfd:x (deleted)"), shmem_path("/dev/zero (deleted)"), shmem_path("/usr/bin/x")
-    (True, True, False)
-    """
-    return path == "/dev/zero (deleted)" or path.startswith(("/memfd:", "/SYSV", "/dev/shm/", "[anon_shmem:"))
 
 
 def entry_bits(image: ProcessImage, pages: SortedPages, vm_flags: U64) -> U64:
@@ -386,16 +379,17 @@ def huge_rows(image: ProcessImage) -> int:
     return int((image.pages.present & has(told, KPF_THP | KPF_HUGE)).sum()) if told is not None else 0
 
 
-__all__ = [
-    "OTHER",
-    "SortedPages",
-    "count_rss",
-    "entry_bits",
-    "frame_flags",
-    "huge_rows",
-    "pour_entries",
-    "pour_frames",
-    "shmem_path",
-    "sort_pages",
-    "swap_bits",
-]
+def visible_unknown(image: ProcessImage) -> list[tuple[int, int]]:
+    """The unknown ranges as far as there are VMAs, neighbours joined."""
+    starts, ends = image.vmas.start, image.vmas.end
+    out: list[tuple[int, int]] = []
+    for low, high in image.unknown_ranges:
+        i = int(np.searchsorted(ends, np.uint64(low), side="right"))
+        j = int(np.searchsorted(starts, np.uint64(high), side="left"))
+        for start, end in zip(starts[i:j].tolist(), ends[i:j].tolist(), strict=True):
+            a, b = max(low, start), min(high, end)
+            if out and out[-1][1] == a:
+                out[-1] = (out[-1][0], b)
+            else:
+                out.append((a, b))
+    return out

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..kernel.machine import Machine
-from ..kernel.mm.page_alloc import FREE, STATE_NAMES
+from ..kernel.mm.page_alloc import FREE, OTHER, STATE_NAMES
 from .cells import Line
 from .entries import pfns_of, present_of
 from .scene import Scene
@@ -77,6 +77,8 @@ def frame_words(scene: Scene, pfn: int) -> list[Line]:
     if row >= 0:
         level = scene.machine.arena.mode.levels[scene.machine.arena.level_of.flat[row]].name
         return [head, [(f" it holds a table of {level} entries", "text")]]
+    if page.state == STATE_NAMES[OTHER]:
+        return [head, [(" nothing is known of it", "dim")], [], _mapped_by(scene.machine, pfn)]
     if page.state == STATE_NAMES[FREE]:
         return [head, [(" in the lists of the allocator", "dim")]]
     counts: Line = [(f" refcount {page.refcount}, mapcount {page.mapcount}", "text")]

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from ..kernel.machine import Machine
 from ..kernel.mm.frames import DeviceRegion
-from ..kernel.mm.page_alloc import FREE
+from ..kernel.mm.page_alloc import FREE, OTHER
 from ..script.values import format_size
 from .cells import Cell, Line
 from .entries import pfns_of, present_of
 from .frame_info import frame_words
-from .ram import RamRows, any_in_cells, ram_cells, ram_rows
+from .ram import GLYPHS, RamRows, any_in_cells, ram_cells, ram_rows
 from .scene import Scene
 from .vma_index import Stamp, VmaIndex, mapped_pfns, region_of_file
 
@@ -75,6 +75,11 @@ class FrameView:
     """The rows of the frame map for one scene; ``layout`` is "narrow" or "wide".
 
     The frame under the cursor is the scene's ``pfn``, or the one that the cursor's address is mapped to.
+
+    >>> from vmviz.views.cells import plain
+    >>> view = FrameView(Scene(Machine(ram=64 << 20)), "wide")
+    >>> plain(view.row(1, 33)), [hex(n) for n in view.range_of(2)]
+    (' 00000 rz·············· zone DMA', ['0x10', '0x1000'])
     """
 
     def __init__(self, scene: Scene, layout: str) -> None:
@@ -205,6 +210,8 @@ class FrameView:
     def _pfn_of_cursor(self) -> int:
         """The frame that the cursor's address is mapped to, or was before this statement; -1: none."""
         arena = self.machine.arena
+        if not 0 <= self.scene.cursor < self.scene.mm.task_size:
+            return -1
         slot = arena.lookup(self.scene.mm.pgd, self.scene.cursor)
         if slot < 0:
             return -1
@@ -222,6 +229,9 @@ class FrameView:
             kept.regions = [r for r in frames.regions if r in mapped or r.maps.array.any()]
         under = frames.region_of(self.pfn) if self.pfn >= 0 else None
         return [r for r in frames.regions if r in kept.regions or r is under]
+
+    def _free(self) -> int:
+        return int(self.machine.frames.states.pyramid[:, FREE].sum())
 
     def _ram_map(self) -> RamRows:
         trail = self.scene.trail
@@ -256,7 +266,8 @@ class FrameView:
         ram = _Section("ram", len(self._start))
         if not self.wide:
             return [ram, *(_Section("region", 1, region) for region in self.regions)]
-        free = f"{int(frames.states.pyramid[:, FREE].sum())} of {frames.nr_frames} free"
+        known = not frames.states.pyramid[:, OTHER].any()
+        free = f"{self._free()} of {frames.nr_frames} free" if known else f"{frames.nr_frames} frames"
         heading: Line = [(f" RAM {format_size(frames.nr_frames << 12)}", "label"), (free, "count")]
         out = [_Section("heading", 1, None, (heading,)), ram]
         for region in self.regions:
@@ -316,11 +327,12 @@ class FrameView:
             cells, filled = ram_cells(self.machine, self.scene.trail, start, tail, self._ram.cell)
             line += self._cells(start, self._ram.cell, cells, filled)
         if end > tail:
-            line.append(("·", "now" if tail <= self.pfn < end else "free"))
-            last = any(self.hidden) and end == self.machine.frames.nr_frames
-            if last:
-                free = int(self.machine.frames.states.pyramid[:, FREE].sum())
-                line.append((f" {format_size(free << 12)} free in all", "count"))
+            glyph, role = GLYPHS[self.machine.frames.states.flat[tail]]
+            line.append((glyph, "now" if tail <= self.pfn < end else role))
+            if role != "free":
+                line.append((f" {end - tail} not known", "count"))
+            elif any(self.hidden) and end == self.machine.frames.nr_frames:
+                line.append((f" {format_size(self._free() << 12)} free in all", "count"))
             else:
                 line.append((f" {end - tail} free", "count"))
         zone = next((z for z in self.machine.frames.zones if z.start_pfn == start), None)

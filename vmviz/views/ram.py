@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernel.machine import Machine
-from ..kernel.mm.page_alloc import FREE, RESERVED, ZERO
+from ..kernel.mm.page_alloc import FREE, OTHER, RESERVED, ZERO
 from .cells import Cell
 from .trail import Trail
 
@@ -55,7 +55,7 @@ def cell_size(nr_frames: int, per_row: int) -> int:
 
 @attrs.frozen(eq=False)
 class RamRows:
-    """The rows of RAM: row ``i`` has cells for ``[start, tail)`` and folds the free span ``[tail, end)``."""
+    """The rows of RAM: row ``i`` has cells for ``[start, tail)`` and folds the span ``[tail, end)``."""
 
     start: _Pfns
     tail: _Pfns
@@ -78,27 +78,30 @@ def ram_rows(machine: Machine, trail: Trail, per_row: int, merge: bool) -> RamRo
     for zone in frames.zones:
         counts = frames.states.pyramid[zone.start_pfn >> 9 : (zone.end_pfn + 511) >> 9]
         total = counts.sum(axis=0)
-        idle.append(int(total.sum()) == int(total[FREE] + total[RESERVED] + total[ZERO]))
+        idle.append(int(total.sum()) == int(total[[FREE, RESERVED, ZERO, OTHER]].sum()))
         starts = np.arange(zone.start_pfn, zone.end_pfn, step)
         if cell > 1 and not zone.start_pfn & 511:
-            busy, size = counts[:, FREE] < counts.sum(axis=1), step >> 9
+            size, every = step >> 9, counts.sum(axis=1)
+            busy, known = counts[:, FREE] < every, counts[:, OTHER] < every
         else:
-            busy, size = frames.states.array[zone.start_pfn : zone.end_pfn] != FREE, step
+            size, states = step, frames.states.array[zone.start_pfn : zone.end_pfn]
+            busy, known = states != FREE, states != OTHER
             if freed is not None:
                 busy = busy | freed[zone.start_pfn : zone.end_pfn]
-        cells = np.zeros(len(starts) * size, np.bool_)
-        cells[: len(busy)] = busy
-        grid: NDArray[np.bool_] = cells.reshape(-1, size)
-        used: NDArray[np.bool_] = np.logical_or.reduce(grid, axis=1)
-        keep = used.copy()
-        keep[1:] |= used[:-1]  # the first row of each free span
+        in_use = _rows_of(busy, len(starts), size)
+        # 0: a row with something to see; 1: all free; 2: nothing is known of any frame.  The last two fold.
+        used: NDArray[np.bool_] = np.logical_or.reduce(in_use, axis=1)
+        mixed: NDArray[np.bool_] = np.logical_or.reduce(_rows_of(known, len(starts), size), axis=1)
+        kind = np.where(used, np.where(mixed, 0, 2), 1)
+        keep = kind == 0
+        keep[1:] |= kind[1:] != kind[:-1]
         keep[:1] = True
-        start, used, grid = starts[keep], used[keep], grid[keep]
+        start, kind, in_use = starts[keep], kind[keep], in_use[keep]
         end = np.append(start[1:], zone.end_pfn)
-        tail = np.where(used, end, start)
-        if merge and cell == 1 and len(used) > 1:
-            before = np.flatnonzero(used[:-1] & ~used[1:])
-            last = step - np.argmax(grid[before][:, ::-1], axis=1)
+        tail = np.where(kind == 0, end, start)
+        if merge and cell == 1 and len(kind) > 1:
+            before = np.flatnonzero((kind[:-1] == 0) & (kind[1:] == 1))
+            last = step - np.argmax(in_use[before][:, ::-1], axis=1)
             before, last = before[last <= BESIDE], last[last <= BESIDE]
             tail[before] = start[before] + last
             end[before] = end[before + 1]
@@ -110,8 +113,19 @@ def ram_rows(machine: Machine, trail: Trail, per_row: int, merge: bool) -> RamRo
     return RamRows(joined[0], joined[1], joined[2], tuple(idle), tuple(slices), cell)
 
 
+def _rows_of(flags: NDArray[np.bool_], rows: int, size: int) -> NDArray[np.bool_]:
+    """Flags by row, the last row filled up."""
+    full = np.zeros(rows * size, np.bool_)
+    full[: len(flags)] = flags
+    return full.reshape(rows, size)
+
+
 def any_in_cells(flags: NDArray[np.bool_], cell: int) -> NDArray[np.bool_]:
-    """Whether any frame of each cell is flagged; the last cell may have fewer frames."""
+    """Whether any frame of each cell is flagged; the last cell may have fewer frames.
+
+    >>> any_in_cells(np.array([0, 0, 1, 0, 1], np.bool_), 2).tolist()
+    [False, True, True]
+    """
     return np.logical_or.reduceat(flags, np.arange(0, len(flags), cell))
 
 
@@ -120,7 +134,7 @@ def ram_cells(
 ) -> tuple[list[Cell], NDArray[np.bool_]]:
     """The glyphs of frames ``[start, end)``, and which cells this statement filled.
 
-    A cell of many frames shows the state that most of its frames in use have.
+    A cell of many frames shows what most of its frames in use are, as far as that is known.
     """
     states = machine.frames.states.array[start:end]
     touched = trail.frames(start, end - start)
@@ -132,8 +146,9 @@ def ram_cells(
         number = np.arange(end - start) // cell
         cells = int(number[-1]) + 1
         counts = np.bincount(number * 8 + states, minlength=cells * 8).reshape(cells, 8)
-        counts[:, FREE] = np.minimum(counts[:, FREE], 0)
-        top = np.where(counts.any(axis=1), counts.argmax(axis=1), FREE)
+        rest = np.where(counts[:, OTHER] > 0, OTHER, FREE)
+        counts[:, (FREE, OTHER)] = 0
+        top = np.where(counts.any(axis=1), counts.argmax(axis=1), rest)
     glyphs: list[Cell] = [
         ("×", "cleared") if g and s == FREE else GLYPHS[s]
         for s, g in zip(top.tolist(), gone.tolist(), strict=True)

@@ -22,7 +22,11 @@ _SCAN_LIMIT = 50_000
 
 
 def mapped_pfns(machine: Machine, start: int, end: int) -> NDArray[np.int64]:
-    """The frames that the present entries of ``[start, end)`` (bytes) point to, in address order."""
+    """The frames that the present entries of ``[start, end)`` (bytes) point to, in address order.
+
+    What lies behind the end of user space is left out: a range may be as wrong as a caller can make it.
+    """
+    start, end = max(start, 0), min(end, machine.mm.task_size)
     arena, parts = machine.arena, [np.zeros(0, np.int64)]
     for slot, n, _, _ in arena.runs(machine.mm.pgd, start, end):
         entries = arena.entries[slot : slot + n]
@@ -94,7 +98,7 @@ class VmaIndex:
 
 
 def _written(mm: Mm, stamp: Stamp) -> bool:
-    """Whether VMAs came, went, or got other ends or files between a moment and now; true when too far to look."""
+    """Whether VMAs came, went, or got other ends or files between a moment and now (or may have)."""
     journal = mm.sys.journal
     low, high = sorted((stamp.position, journal.position))
     if high[0] - low[0] > _SCAN_LIMIT:

@@ -51,6 +51,11 @@ class VmaView:
 
     ``page_rows`` is how many rows the screen has: the legend is left out when it would make the list scroll
     (0: it is never left out).
+
+    >>> from vmviz.views.cells import plain
+    >>> view = VmaView(Scene(Machine(ram=64 << 20, vdso=False)), "narrow")
+    >>> [plain(view.row(i, 40)).rstrip() for i in range(view.row_count)]
+    [' ►    127.9T free', '  7ffffffde000  132K rw-p    [stack]']
     """
 
     def __init__(self, scene: Scene, layout: str, page_rows: int = 0) -> None:

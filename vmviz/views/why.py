@@ -87,14 +87,14 @@ def _opening(session: Session, width: int, height: int) -> Strip:
     n = len(session.pending)
     keys: Line = [(" z", "key"), (" zap a range", "key.text")]
     if n:
-        keys += [("     n", "key"), (f" run the next step of the story ({n} to come)", "key.text")]
-    keys += [("     ?", "key"), (" what is this", "key.text")]
+        keys += [("    n", "key"), (f" run the next step of the story ({n} to come)", "key.text")]
+    keys += [("    ?", "key"), (" what is this", "key.text")]
     if session.remarks:
         text = session.remarks[0]
     elif session.title.startswith("framebuffer"):
         text = (
-            "A camera program has mapped its frame buffer: 8M of device memory behind 2048 PTEs. "
-            "A driver can take PTEs away and leave the VMA standing: zap_vma_ptes(vma, address, size)."
+            "A camera maps its frame buffer: 8M of device memory behind 2048 PTEs. "
+            "The kernel can take PTEs away and leave the VMA standing: zap_vma_ptes."
         )
     else:
         pf = sum(v.is_pfnmap for v in session.machine.mm.vmas)
@@ -187,10 +187,11 @@ def check_lines(checks: tuple[CheckResult, ...], width: int) -> list[Line]:
         role = "pass" if c.passed else "fail"
         if not c.reached:
             word, role = f"not reached, would {'pass' if c.passed else 'fail'}", "skip"
-        compared = c.compared if c.reached or c.name == "range_in_vma" else ""
         note = f" {c.note}" if c.note and not c.passed and wide else ""
-        left = f" {i} {c.expression:<{26 if wide else 24}} "
-        lines.append([(left, "label"), (f"{compared:<29} ", "number"), (word + note, role)])
+        line: Line = [(f" {i} {c.expression:<{25 if wide else 23}} ", "label")]
+        if c.reached or c.name == "range_in_vma":
+            line.append((f"{c.compared:<29} ", "number"))
+        lines.append([*line, (word + note, role)])
     return lines
 
 

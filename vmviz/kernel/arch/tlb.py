@@ -1,8 +1,9 @@
-"""A CPU's TLB, as far as a course needs it (models arch/x86/mm/tlb.c): what may still be cached, and how it goes away.
+"""A CPU's TLB, as far as a course needs it (models arch/x86/mm/tlb.c): what may still be cached, and how it
+goes away.
 
-Simplified: 64 entries, direct mapped by the low bits of the page number, one level, 4 KiB entries only.  The simulated
-MMU always consults the page tables; the TLB remembers the translations it has handed out, so that the moment between
-clearing an entry and flushing can be seen.  Flushing follows x86: page by page up to
+Simplified: 64 entries, direct mapped by the low bits of the page number, one level, 4 KiB entries only.  The
+simulated MMU always consults the page tables; the TLB remembers the translations it has handed out, so that
+the moment between clearing an entry and flushing can be seen.  Flushing follows x86: page by page up to
 `TLB_SINGLE_PAGE_FLUSH_CEILING` pages, the whole address space above.
 """
 
@@ -19,7 +20,8 @@ TLB_ENTRIES = 64
 
 @attrs.frozen
 class TlbFlush:
-    """One flush: ``kind`` is "pages" (INVLPG each) or "full"; the range is the hull of the cleared pages, in bytes.
+    """One flush: ``kind`` is "pages" (INVLPG each) or "full"; the range is the hull of the cleared pages, in
+    bytes.
 
     >>> TlbFlush.of(0x1000, 0x1000 + 33 * 4096).kind, TlbFlush.of(0x1000, 0x1000 + 34 * 4096).kind
     ('pages', 'full')
@@ -71,7 +73,5 @@ class Tlb:
     def stale(self, mm: int, start: int, end: int) -> int:
         """How many translations of ``[start, end)`` are cached now."""
         return sum(
-            1
-            for owner, vpn, _ in self.entries.data.values()
-            if owner == mm and start <= vpn << 12 < end
+            1 for owner, vpn, _ in self.entries.data.values() if owner == mm and start <= vpn << 12 < end
         )

@@ -1,4 +1,5 @@
-"""The devices of the stories, each a driver as a course would write it: a frame buffer, PCI BARs, and three to refuse.
+"""The devices of the stories, each a driver as a course would write it: a frame buffer, PCI BARs, and three
+to refuse.
 
 | path | frames | how it is filled | VMA |
 |---|---|---|---|

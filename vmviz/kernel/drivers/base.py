@@ -20,8 +20,8 @@ from ..mm.vma import Vma
 class Driver:
     """A character device or PCI resource file.
 
-    ``mmap(mm, vma)`` is the file's mmap method: it returns the VMA as it left it, or raises `KernelError`.  ``size`` is
-    how much can be mapped, in bytes; ``about`` says in a sentence what kind of mapping it makes.
+    ``mmap(mm, vma)`` is the file's mmap method: it returns the VMA as it left it, or raises `KernelError`.
+    ``size`` is how much can be mapped, in bytes; ``about`` says in a sentence what kind of mapping it makes.
     """
 
     path: str
@@ -66,7 +66,9 @@ def open_backing(system: System, file: File) -> Backing:
 def in_device(driver_size: int, vma: Vma, path: str) -> None:
     """EINVAL unless the VMA lies within the device's memory."""
     if (vma.pgoff + vma.nr_pages) << 12 > (driver_size + 4095) & ~4095:
-        raise KernelError("EINVAL", "mmap", f"{path} has {driver_size:#x} bytes; the mapping reaches beyond them")
+        raise KernelError(
+            "EINVAL", "mmap", f"{path} has {driver_size:#x} bytes; the mapping reaches beyond them"
+        )
 
 
 class DriverPages:

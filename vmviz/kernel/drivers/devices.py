@@ -26,7 +26,9 @@ def add_default_devices(system: System, *, fb_size: int = 8 * MIB) -> None:
     add_bar(system, RESOURCE2, 0xC0000, 256 * MIB)
     add_mixed(system)
     add_plain(system, "/dev/io", VM_IO, "VM_IO only: it maps its own pages through an ordinary fault handler")
-    add_plain(system, "/dev/page", 0, "no special flag: it maps its own pages through an ordinary fault handler")
+    add_plain(
+        system, "/dev/page", 0, "no special flag: it maps its own pages through an ordinary fault handler"
+    )
 
 
 def _region(system: System, path: str, pfn: int, size: int) -> DeviceRegion:
@@ -36,7 +38,9 @@ def _region(system: System, path: str, pfn: int, size: int) -> DeviceRegion:
 
 
 def add_frame_buffer(system: System, path: str, pfn: int, size: int) -> DeviceRegion:
-    """A frame buffer: everything is mapped at mmap by one remap_pfn_range, uncached; there is no fault handler."""
+    """A frame buffer: everything is mapped at mmap by one remap_pfn_range, uncached; there is no fault
+    handler.
+    """
 
     def mmap(mm: Mm, vma: Vma) -> Vma:
         in_device(size, vma, path)
@@ -44,7 +48,9 @@ def add_frame_buffer(system: System, path: str, pfn: int, size: int) -> DeviceRe
         mm.set_vma(mm.vmas.get(vma.start) or vma, vma)
         return remap_pfn_range(mm, vma, vma.start, pfn + vma.pgoff, vma.size)
 
-    ops = VmOperations(f"{path} vm_ops", None, explain="no fault handler: a touch of an empty entry is SIGBUS")
+    ops = VmOperations(
+        f"{path} vm_ops", None, explain="no fault handler: a touch of an empty entry is SIGBUS"
+    )
     add_driver(system, Driver(path, size, mmap, "VM_PFNMAP, populated at mmap, no fault handler"), ops)
     return _region(system, path, pfn, size)
 
@@ -55,7 +61,9 @@ def add_bar(system: System, path: str, pfn: int, size: int) -> DeviceRegion:
     def mmap(mm: Mm, vma: Vma) -> Vma:
         in_device(size, vma, path)
         if is_cow_mapping(vma.vm_flags):
-            raise KernelError("EINVAL", "mmap", f"{path} refuses private mappings: it inserts raw frames by faults")
+            raise KernelError(
+                "EINVAL", "mmap", f"{path} refuses private mappings: it inserts raw frames by faults"
+            )
         flags = vma.vm_flags | VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP
         new = vma.replace(vm_flags=flags, ops=f"{path} vm_ops", page_prot=pgprot_noncached(vma.page_prot))
         mm.set_vma(vma, new)
@@ -68,7 +76,9 @@ def add_bar(system: System, path: str, pfn: int, size: int) -> DeviceRegion:
 
     explain = "its fault handler maps a page when it is touched (vmf_insert_pfn)"
     ops = VmOperations(f"{path} vm_ops", fault, per_page=True, explain=explain)
-    add_driver(system, Driver(path, size, mmap, "VM_PFNMAP, filled lazily by its fault handler", "00:0d"), ops)
+    add_driver(
+        system, Driver(path, size, mmap, "VM_PFNMAP, filled lazily by its fault handler", "00:0d"), ops
+    )
     return _region(system, path, pfn, size)
 
 

@@ -13,7 +13,8 @@ VVAR_OPS, VDSO_OPS = "[vvar] vm_ops", "[vdso] vm_ops"
 def add_special_mappings(system: System) -> None:
     """Register the operations of [vvar] (raw frames, filled on touch) and [vdso] (the kernel's own pages).
 
-    Simplified: of [vvar] only the first page, the clock data, is there; the pages for paravirtual clocks are SIGBUS.
+    Simplified: of [vvar] only the first page, the clock data, is there; the pages for paravirtual clocks are
+    SIGBUS.
     """
     data, code = DriverPages(system, "[vvar]", 1), DriverPages(system, "[vdso]", 2)
 
@@ -23,4 +24,6 @@ def add_special_mappings(system: System) -> None:
 
     explain = "its fault handler maps the kernel's clock data again"
     system.vm_ops[VVAR_OPS] = VmOperations(VVAR_OPS, vvar_fault, explain=explain)
-    system.vm_ops[VDSO_OPS] = VmOperations(VDSO_OPS, code.fault, explain="its fault handler maps the kernel's vDSO code")
+    system.vm_ops[VDSO_OPS] = VmOperations(
+        VDSO_OPS, code.fault, explain="its fault handler maps the kernel's vDSO code"
+    )

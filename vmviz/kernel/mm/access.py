@@ -1,7 +1,7 @@
 """Loads, stores and fetches of a process (models the MMU and do_user_addr_fault of arch/x86/mm/fault.c).
 
-An access touches every page of its range, in order; each page is translated, faulted in where needed, and gets its
-accessed and dirty bits.  Neighbours that need the same are served as one run.
+An access touches every page of its range, in order; each page is translated, faulted in where needed, and
+gets its accessed and dirty bits.  Neighbours that need the same are served as one run.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ SHOWN_PAGES = 16
 
 @attrs.frozen
 class Access:
-    """What an access did: pages ``touched``; ``data``, the first byte of each page of a read (16 at most), or the
-    bytes read when they lie in one page; minor and major faults."""
+    """What an access did: pages ``touched``; ``data``, the first byte of each page of a read (16 at most), or
+    the bytes read when they lie in one page; minor and major faults.
+    """
 
     touched: int
     data: bytes = b""
@@ -46,8 +47,9 @@ def access(mm: Mm, addr: int, length: int, kind: str, data: bytes | int = 0x5A) 
     """Touch ``[addr, addr + length)`` (bytes) page by page; ``kind`` is "read", "write" or "exec".
 
     A write stores ``data``: bytes, from ``addr`` on, or one value, into the first byte of each page touched.
-    Raises `SignalRaised` where the kernel sends a signal (``touched`` pages were reached), `UnknownContentsError` where
-    an imported process does not tell what would happen, `OutOfMemory` when no frame is left.
+    Raises `SignalRaised` where the kernel sends a signal (``touched`` pages were reached),
+    `UnknownContentsError` where an imported process does not tell what would happen, `OutOfMemory` when no
+    frame is left.
     """
     minor, major = mm.counters.data["min_flt"], mm.counters.data["maj_flt"]
     page, last = addr >> 12, (addr + max(length, 1) - 1) >> 12
@@ -70,7 +72,8 @@ def access(mm: Mm, addr: int, length: int, kind: str, data: bytes | int = 0x5A) 
 
 
 def mm_populate(mm: Mm, start: int, length: int) -> None:
-    """Fault a range in as MAP_POPULATE does (mm/gup.c): for writing where a write would be private; errors end it.
+    """Fault a range in as MAP_POPULATE does (mm/gup.c): for writing where a write would be private; errors
+    end it.
 
     Mappings of devices (VM_IO, VM_PFNMAP) are left alone.
     """
@@ -96,7 +99,12 @@ def _good_area(mm: Mm, at: int, kind: str) -> Vma:
     """Find the VMA of an address, grow a stack to it, and check the access (`do_user_addr_fault`)."""
     mode = mm.sys.mode
     if not mode.is_canonical(at):
-        _signal("SIGSEGV", "SI_KERNEL", 0, f"{at:#x} is not canonical: a general protection fault, not a page fault")
+        _signal(
+            "SIGSEGV",
+            "SI_KERNEL",
+            0,
+            f"{at:#x} is not canonical: a general protection fault, not a page fault",
+        )
     if at >= mm.task_size:
         _signal("SIGSEGV", "SEGV_MAPERR", at, "the address lies in the kernel half")
     vma = mm.find_vma(at)
@@ -104,7 +112,12 @@ def _good_area(mm: Mm, at: int, kind: str) -> Vma:
         _signal("SIGSEGV", "SEGV_MAPERR", at, "no VMA lies at or above the address")
     if at < vma.start:
         if not vma.vm_flags & VM_GROWSDOWN:
-            _signal("SIGSEGV", "SEGV_MAPERR", at, f"no VMA holds the address; the next one starts at {vma.start:#x}")
+            _signal(
+                "SIGSEGV",
+                "SEGV_MAPERR",
+                at,
+                f"no VMA holds the address; the next one starts at {vma.start:#x}",
+            )
         error = expand_downwards(mm, vma, at & -4096)
         if error:
             _signal("SIGSEGV", "SEGV_MAPERR", at, f"the stack cannot grow to the address: {error}")
@@ -186,7 +199,9 @@ def _fault(mm: Mm, vma: Vma, at: int, va: int, slot: int, n: int, write: bool, k
         j.add(mm.counters, "maj_flt" if major else "min_flt", times)
     j.leave("exc_page_fault")
     if ret & VM_FAULT_OOM:
-        raise OutOfMemory("no frame is left; a real kernel starts the OOM killer here, which vmviz does not have")
+        raise OutOfMemory(
+            "no frame is left; a real kernel starts the OOM killer here, which vmviz does not have"
+        )
     if ret & VM_FAULT_SIGBUS:
         ops = mm.sys.ops_of(vma)
         if ops is not None and ops.fault is None:
@@ -254,7 +269,9 @@ def _write_data(mm: Mm, page: int, n: int, addr: int, data: bytes | int) -> None
             if len(changed):
                 lane = SetLane(column, index[changed], old[changed], new[changed])
                 addresses = (inside[changed].astype(np.uint64) + np.uint64(page)) << np.uint64(12)
-                mm.sys.journal.bulk(Bulk("store", len(changed), (lane,), address=page << 12, addresses=addresses))
+                mm.sys.journal.bulk(
+                    Bulk("store", len(changed), (lane,), address=page << 12, addresses=addresses)
+                )
 
 
 def _with_byte(contents: Contents, numbers: Any, byte: int) -> Any:
@@ -264,7 +281,9 @@ def _with_byte(contents: Contents, numbers: Any, byte: int) -> Any:
 
 
 def peek(mm: Mm, addr: int, length: int) -> bytes:
-    """The bytes at ``addr`` as far as pages are present, without touching anything; missing pages read as zeros."""
+    """The bytes at ``addr`` as far as pages are present, without touching anything; missing pages read as
+    zeros.
+    """
     out = bytearray()
     end = addr + length
     while addr < end:

@@ -31,7 +31,9 @@ def inode_of(system: System, file_id: int) -> Inode:
 
 
 def add_to_page_cache(system: System, inode: Inode, index: int) -> int:
-    """Allocate a page for ``(inode, index)`` and put it into the cache, which holds its reference; returns the pfn."""
+    """Allocate a page for ``(inode, index)`` and put it into the cache, which holds its reference; returns
+    the pfn.
+    """
     flags = SHMEM_FLAGS if inode.kind == "shmem" else FILE_FLAGS
     content = system.disk.get((inode.id, index)) or 0
     pfn = system.frames.alloc_page(FILE, flags, inode.id, index, content, 0)
@@ -50,7 +52,9 @@ def write_page(system: System, inode: Inode, index: int, offset: int, data: byte
 
 
 def _get_page(system: System, inode: Inode, index: int) -> tuple[int, int]:
-    """The cached page of ``index``, read if need be: ``(pfn, 0 or VM_FAULT_MAJOR)``; pfn -1 behind the file's end."""
+    """The cached page of ``index``, read if need be: ``(pfn, 0 or VM_FAULT_MAJOR)``; pfn -1 behind the file's
+    end.
+    """
     if index >= (inode.size + 4095) >> 12:
         return -1, 0
     cache: Keyed = system.page_cache
@@ -63,7 +67,10 @@ def _get_page(system: System, inode: Inode, index: int) -> tuple[int, int]:
     last = min((inode.size + 4095) >> 12, first + READ_AROUND_PAGES)
     system.journal.enter("page_cache_ra_order", ("index", first), ("nr_pages", last - first))
     try:
-        for i in (index, *range(first, last)):  # the wanted page first: if memory is short, the others can wait
+        for i in (
+            index,
+            *range(first, last),
+        ):  # the wanted page first: if memory is short, the others can wait
             if cache.get((inode.id, i)) is None:
                 add_to_page_cache(system, inode, i)
     except OutOfMemory:
@@ -84,15 +91,17 @@ def filemap_fault(ctx: FaultContext) -> int:
 def _fault_around(ctx: FaultContext, inode: Inode) -> bool:
     """Map what is cached around a read (`do_fault_around`); returns whether the wanted page was among it.
 
-    16 pages from the start of their 64 KiB window, or from the VMA's start if that lies inside the window; clipped to
-    the VMA, the page table and the file.
+    16 pages from the start of their 64 KiB window, or from the VMA's start if that lies inside the window;
+    clipped to the VMA, the page table and the file.
     """
     mm, vma, arena, cache = ctx.mm, ctx.vma, ctx.mm.sys.arena, ctx.mm.sys.page_cache
     low = max(ctx.address & -(FAULT_AROUND_PAGES << 12), vma.start)
     high = min(low + (FAULT_AROUND_PAGES << 12), vma.end, (low | ((1 << 21) - 1)) + 1)
     end_index = (inode.size + 4095) >> 12
     first = vma.pgoff + ((low - vma.start) >> 12)
-    pages = [(i, cache.get((inode.id, first + i))) for i in range((high - low) >> 12) if first + i < end_index]
+    pages = [
+        (i, cache.get((inode.id, first + i))) for i in range((high - low) >> 12) if first + i < end_index
+    ]
     cached = [(i, pfn) for i, pfn in pages if pfn is not None]
     if not cached:
         return False

@@ -1,7 +1,9 @@
-"""Physical frames as columns: what struct page keeps (models include/linux/mm_types.h), and what is in the pages.
+"""Physical frames as columns: what struct page keeps (models include/linux/mm_types.h), and what is in the
+pages.
 
-RAM is frames 0 to ``nr_frames``.  Device memory lies elsewhere and has no struct page: a `DeviceRegion` keeps for each
-of its frames how many entries point to it.  The kernel has no such number for raw PFNs; it is kept here for the screen.
+RAM is frames 0 to ``nr_frames``.  Device memory lies elsewhere and has no struct page: a `DeviceRegion` keeps
+for each of its frames how many entries point to it.  The kernel has no such number for raw PFNs; it is kept
+here for the screen.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ class Page:
 
 
 class Contents:
-    """Page contents by number, each kept once; 0 is a page of zeros.  Values never change, so undo needs nothing here.
+    """Page contents by number, each kept once; 0 is a page of zeros.  Values never change, so undo needs
+    nothing here.
 
     Trailing zeros are not kept.  The store is bounded: see `MAX_CONTENTS`.
 
@@ -118,7 +121,9 @@ class ContentColumn(Column):
 class DeviceRegion:
     """Physical memory of a device, frames ``start_pfn`` to ``end_pfn``, outside RAM and without struct pages."""
 
-    def __init__(self, name: str, start_pfn: int, nr_pages: int, contents: Contents, pattern: bool = False) -> None:
+    def __init__(
+        self, name: str, start_pfn: int, nr_pages: int, contents: Contents, pattern: bool = False
+    ) -> None:
         self.name = name
         self.start_pfn = start_pfn
         self.end_pfn = start_pfn + nr_pages
@@ -136,7 +141,8 @@ class DeviceRegion:
 class Frames:
     """The frames of RAM in columns, the device regions beside them, and the allocator over them.
 
-    A whole struct page is one write: ``frames.put(pfn, (state, refcount, mapcount, flags, mapping, index, content))``.
+    A whole struct page is one write: ``frames.put(pfn, (state, refcount, mapcount, flags, mapping, index,
+    content))``.
     """
 
     name = "frames"
@@ -207,7 +213,13 @@ class Frames:
         return b""
 
     def alloc_page(
-        self, state: int, flags: int = 0, mapping: int = 0, index: int = 0, content: int = 0, mapcount: int = 0
+        self,
+        state: int,
+        flags: int = 0,
+        mapping: int = 0,
+        index: int = 0,
+        content: int = 0,
+        mapcount: int = 0,
     ) -> int:
         """Allocate one frame (`__alloc_pages`, order 0) with a reference count of 1; returns its pfn.
 
@@ -220,7 +232,8 @@ class Frames:
         return pfn
 
     def alloc_range(self, n: int) -> NDArray[np.int64]:
-        """The ``n`` frames that ``n`` single allocations would hand out, in that order; their states do not change.
+        """The ``n`` frames that ``n`` single allocations would hand out, in that order; their states do not
+        change.
 
         Raises `OutOfMemory` when fewer are free.
         """

@@ -1,7 +1,8 @@
 """The address space of a process and what all of mm shares (models include/linux/mm_types.h).
 
-`System` is what belongs to the machine as a whole (frames, tables, files, CPUs' TLBs, the dials), so that the code of
-mm needs no machine.  `Mm` is mm_struct: its VMAs, counters and fields are stores, the rest never changes.
+`System` is what belongs to the machine as a whole (frames, tables, files, CPUs' TLBs, the dials), so that the
+code of mm needs no machine.  `Mm` is mm_struct: its VMAs, counters and fields are stores, the rest never
+changes.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ STACK_GUARD_GAP = 256 << 12
 
 @attrs.frozen
 class File:
-    """An open file (struct file): ``inode`` names what is behind it, ``flags`` is O_RDONLY, O_WRONLY or O_RDWR."""
+    """An open file (struct file): ``inode`` names what is behind it, ``flags`` is O_RDONLY, O_WRONLY or
+    O_RDWR.
+    """
 
     id: int
     path: str
@@ -55,7 +58,9 @@ class File:
 
 @attrs.frozen
 class Inode:
-    """What is behind a file: ``kind`` is "reg", "shmem", "chr" or "dir"; ``size`` in bytes; ``device`` names the driver."""
+    """What is behind a file: ``kind`` is "reg", "shmem", "chr" or "dir"; ``size`` in bytes; ``device`` names
+    the driver.
+    """
 
     id: int
     path: str
@@ -70,9 +75,9 @@ class Inode:
 class VmOperations:
     """The vm_operations_struct of a mapping: what a driver or file system wants to hear of its VMAs.
 
-    ``fault`` serves a missing page; without it a missing page is SIGBUS.  ``per_page``: a run of pages is served as one
-    fault each.  ``close``: the driver wants to hear of the end of a VMA, which keeps it from merging.  ``explain`` says
-    in a sentence what the handler does.
+    ``fault`` serves a missing page; without it a missing page is SIGBUS.  ``per_page``: a run of pages is
+    served as one fault each.  ``close``: the driver wants to hear of the end of a VMA, which keeps it from
+    merging.  ``explain`` says in a sentence what the handler does.
     """
 
     name: str
@@ -139,7 +144,9 @@ class Mm:
 
     @property
     def rss(self) -> int:
-        """Resident pages (`get_mm_rss`): file, anonymous and shmem pages; raw PFNs and the zero page never count."""
+        """Resident pages (`get_mm_rss`): file, anonymous and shmem pages; raw PFNs and the zero page never
+        count.
+        """
         c = self.counters.data
         return c["file"] + c["anon"] + c["shmem"]
 

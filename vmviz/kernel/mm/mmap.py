@@ -1,4 +1,6 @@
-"""Making mappings (models mm/mmap.c): the checks of mmap in their order, address choice, merging, brk, stack growth."""
+"""Making mappings (models mm/mmap.c): the checks of mmap in their order, address choice, merging, brk, stack
+growth.
+"""
 
 from __future__ import annotations
 
@@ -76,11 +78,12 @@ def do_mmap(
     offset: int = 0,
     shmem_setup: Callable[[int], Backing] | None = None,
 ) -> int:
-    """Create a mapping and return its address (mmap(2), ksys_mmap_pgoff, do_mmap); sizes and offset are in bytes.
+    """Create a mapping and return its address (mmap(2), ksys_mmap_pgoff, do_mmap); sizes and offset are in
+    bytes.
 
     ``shmem_setup`` makes the file of a shared anonymous mapping of so many bytes (`shmem_zero_setup`).
-    Errors, in the kernel's order: EINVAL, ENOMEM, EPERM, EEXIST, EOVERFLOW, EACCES, ENODEV, and the driver's own.
-    Not simulated: MAP_LOCKED (`UnsupportedError`), seals; of MAP_HUGETLB only that the pool is empty.
+    Errors, in the kernel's order: EINVAL, ENOMEM, EPERM, EEXIST, EOVERFLOW, EACCES, ENODEV, and the driver's
+    own. Not simulated: MAP_LOCKED (`UnsupportedError`), seals; of MAP_HUGETLB only that the pool is empty.
     """
     if offset & 4095:
         _fail("EINVAL", f"offset {offset:#x} is not page aligned")
@@ -108,7 +111,12 @@ def do_mmap(
         if there is not None:
             _fail("EEXIST", f"the VMA {there.start:#x}-{there.end:#x} is in the way")
     vm_flags = (
-        calc_vm_prot_bits(prot) | calc_vm_flag_bits(flags) | mm.field("def_flags") | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
+        calc_vm_prot_bits(prot)
+        | calc_vm_flag_bits(flags)
+        | mm.field("def_flags")
+        | VM_MAYREAD
+        | VM_MAYWRITE
+        | VM_MAYEXEC
     )
     kind = flags & MAP_TYPE
     if backing is not None:
@@ -156,9 +164,11 @@ def _file_flags(backing: Backing, kind: int, prot: int, flags: int, vm_flags: in
 
 
 def get_unmapped_area(mm: Mm, addr: int, size: int, flags: int) -> int:
-    """Choose the address of a mapping (arch_get_unmapped_area_topdown): fixed, at the hint, else the highest hole.
+    """Choose the address of a mapping (arch_get_unmapped_area_topdown): fixed, at the hint, else the highest
+    hole.
 
-    ENOMEM: no hole is large enough.  EINVAL: a fixed address that is not page aligned.  EPERM: below mmap_min_addr.
+    ENOMEM: no hole is large enough.  EINVAL: a fixed address that is not page aligned.  EPERM: below
+    mmap_min_addr.
     """
     if size > mm.task_size:
         _fail("ENOMEM", f"length {size:#x} is larger than the address space")
@@ -191,8 +201,12 @@ def _guarded_start(vma: Vma) -> int:
     return max(0, vma.start - STACK_GUARD_GAP) if vma.vm_flags & VM_GROWSDOWN else vma.start
 
 
-def mmap_region(mm: Mm, addr: int, size: int, vm_flags: int, pgoff: int, backing: Backing | None = None) -> int:
-    """Put the mapping in place (mm/mmap.c): unmap what is there, charge, join a neighbour or insert a new VMA."""
+def mmap_region(
+    mm: Mm, addr: int, size: int, vm_flags: int, pgoff: int, backing: Backing | None = None
+) -> int:
+    """Put the mapping in place (mm/mmap.c): unmap what is there, charge, join a neighbour or insert a new
+    VMA.
+    """
     j = mm.sys.journal
     end = addr + size
     j.enter("mmap_region", ("addr", addr), ("len", size), ("vm_flags", vm_flags))
@@ -252,9 +266,14 @@ def _undo_driver(mm: Mm, vma: Vma) -> None:
 
 
 def charge(mm: Mm, pages: int) -> None:
-    """Charge committed memory (`security_vm_enough_memory_mm`), by the heuristic rule: one request must not exceed RAM."""
+    """Charge committed memory (`security_vm_enough_memory_mm`), by the heuristic rule: one request must not
+    exceed RAM.
+    """
     if pages > mm.sys.frames.nr_frames:
-        _fail("ENOMEM", f"{pages} pages are more than the machine's RAM of {mm.sys.frames.nr_frames} (overcommit 0)")
+        _fail(
+            "ENOMEM",
+            f"{pages} pages are more than the machine's RAM of {mm.sys.frames.nr_frames} (overcommit 0)",
+        )
     mm.sys.journal.add(mm.sys.commit, "committed", pages)
 
 
@@ -273,7 +292,8 @@ def _alike(mm: Mm, neighbour: Vma, vm_flags: int, file_id: int) -> bool:
 
 
 def _expand(mm: Mm, start: int, end: int, vm_flags: int, file_id: int, pgoff: int) -> Vma | None:
-    """Grow a neighbour over the new range instead of inserting a VMA (the expanding part of mmap_region, 6.1).
+    """Grow a neighbour over the new range instead of inserting a VMA (the expanding part of mmap_region,
+    6.1).
 
     The next VMA is tried first, so a mapping between two that cannot become one joins the next.
     """
@@ -313,7 +333,9 @@ def _expand(mm: Mm, start: int, end: int, vm_flags: int, file_id: int, pgoff: in
 
 
 def do_brk(mm: Mm, brk: int) -> int:
-    """Move the program break (brk(2)); returns the break that results, the old one on failure: there is no error."""
+    """Move the program break (brk(2)); returns the break that results, the old one on failure: there is no
+    error.
+    """
     j, old = mm.sys.journal, int(mm.field("brk"))
     j.enter("brk", ("brk", brk))
     start = mm.field("start_brk")
@@ -328,7 +350,9 @@ def do_brk(mm: Mm, brk: int) -> int:
         if after is not None and new_end + 4096 > _guarded_start(after):
             j.leave("brk", old)
             return old
-        flags = VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_ACCOUNT | mm.field("def_flags")
+        flags = (
+            VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_ACCOUNT | mm.field("def_flags")
+        )
         try:
             charge(mm, (new_end - old_end) >> 12)
         except KernelError:
@@ -346,7 +370,9 @@ def do_brk(mm: Mm, brk: int) -> int:
 
 
 def expand_downwards(mm: Mm, vma: Vma, address: int) -> str:
-    """Grow a stack down to the page of ``address`` (`expand_stack`); returns why not, empty when it has grown."""
+    """Grow a stack down to the page of ``address`` (`expand_stack`); returns why not, empty when it has
+    grown.
+    """
     j = mm.sys.journal
     j.enter("expand_downwards", ("vma", vma.start), ("address", address))
     grow = (vma.start - address) >> 12
@@ -384,4 +410,12 @@ def expand_downwards(mm: Mm, vma: Vma, address: int) -> str:
     return error
 
 
-__all__ = ["MAP_ANONYMOUS", "Backing", "do_brk", "do_mmap", "expand_downwards", "get_unmapped_area", "mmap_region"]
+__all__ = [
+    "MAP_ANONYMOUS",
+    "Backing",
+    "do_brk",
+    "do_mmap",
+    "expand_downwards",
+    "get_unmapped_area",
+    "mmap_region",
+]

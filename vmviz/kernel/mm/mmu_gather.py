@@ -1,7 +1,7 @@
 """Clearing entries in a batch and flushing once (models mm/mmu_gather.c and include/asm-generic/tlb.h).
 
-The gather keeps the hull of the pages that were present and cleared, and the pages that lost their last mapping: those
-are freed only after the flush, because until then a CPU may still reach them.
+The gather keeps the hull of the pages that were present and cleared, and the pages that lost their last
+mapping: those are freed only after the flush, because until then a CPU may still reach them.
 """
 
 from __future__ import annotations
@@ -82,7 +82,14 @@ class MmuGather:
         if not last.all():
             keep = pfns[~last]
             old = frames.refcount.array[keep]
-            j.bulk(Bulk("put_page", len(keep), (SetLane(frames.refcount, keep, old, old - 1),), addresses=_pa(keep)))
+            j.bulk(
+                Bulk(
+                    "put_page",
+                    len(keep),
+                    (SetLane(frames.refcount, keep, old, old - 1),),
+                    addresses=_pa(keep),
+                )
+            )
         gone = pfns[last]
         if len(gone):
             j.bulk(Bulk("free_unref_page", len(gone), free_lanes(frames, gone), addresses=_pa(gone)))

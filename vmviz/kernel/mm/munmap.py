@@ -63,7 +63,9 @@ def do_munmap(mm: Mm, addr: int, length: int) -> MmuGather | None:
 
 
 def split_vma(mm: Mm, vma: Vma, addr: int) -> tuple[Vma, Vma]:
-    """Split a VMA at ``addr`` (`__split_vma`); returns the low and the high part.  The high part's pgoff follows."""
+    """Split a VMA at ``addr`` (`__split_vma`); returns the low and the high part.  The high part's pgoff
+    follows.
+    """
     j = mm.sys.journal
     j.enter("__split_vma", ("vma", vma.start), ("addr", addr))
     low = vma.replace(end=addr)
@@ -93,9 +95,11 @@ def unmap_region(mm: Mm, vmas: list[Vma], floor: int, ceiling: int) -> MmuGather
 
 
 def free_pgtables(mm: Mm, start: int, end: int, floor: int, ceiling: int, gather: MmuGather) -> None:
-    """Free the tables of ``[start, end)`` whose whole span lies between ``floor`` and ``ceiling`` (0: no limit).
+    """Free the tables of ``[start, end)`` whose whole span lies between ``floor`` and ``ceiling`` (0: no
+    limit).
 
-    A table goes when none of the surviving neighbours reaches into its span; the root lives as long as the mm.
+    A table goes when none of the surviving neighbours reaches into its span; the root lives as long as the
+    mm.
     """
     j = mm.sys.journal
     j.enter("free_pgtables", ("floor", floor), ("ceiling", ceiling))

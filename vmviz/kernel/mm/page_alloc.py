@@ -1,11 +1,12 @@
 """The buddy allocator (models mm/page_alloc.c): zones, orders 0 to 10, split and coalesce.
 
-With immediate coalescing the free blocks are a function of which frames are free: each is the largest aligned block
-that is free as a whole.  So the only state is the state of each frame (`FrameStates`, a journaled column), and the free
-lists below are derived from it: undo needs no record of its own.
+With immediate coalescing the free blocks are a function of which frames are free: each is the largest aligned
+block that is free as a whole.  So the only state is the state of each frame (`FrameStates`, a journaled
+column), and the free lists below are derived from it: undo needs no record of its own.
 
-Simplifications: blocks of an order are handed out in address order (real kernels leave the order open); there are no
-per-CPU lists, migrate types or watermarks, so an allocation fails only when no block is left in any zone.
+Simplifications: blocks of an order are handed out in address order (real kernels leave the order open); there
+are no per-CPU lists, migrate types or watermarks, so an allocation fails only when no block is left in any
+zone.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class Buddy:
         return len(self.zones) - 1
 
     def take(self, order: int) -> int:
-        """The block of ``2**order`` frames to hand out next, which stays free until its frames' states change.
+        """The block of ``2**order`` frames to hand out next, which stays free until its frames' states
+        change.
 
         The highest zone that has one is used (`get_page_from_freelist`); in it the smallest sufficient order.
         """
@@ -107,8 +109,8 @@ class Buddy:
     def hand_out(self, n: int) -> Iterator[NDArray[np.int64]]:
         """The frames that ``n`` allocations of order 0 hand out, in order, as runs; nothing changes.
 
-        Order 0 takes the smallest block there is and empties it from below before it takes the next: so the blocks
-        come by zone (highest first), by order, by address, each as one run.
+        Order 0 takes the smallest block there is and empties it from below before it takes the next: so the
+        blocks come by zone (highest first), by order, by address, each as one run.
         """
         for zi in range(len(self.zones) - 1, -1, -1):
             zone = self.zones[zi]
@@ -145,8 +147,7 @@ class Buddy:
                 head, other = other, head
             heads[other] = order + 1
             count[order] += 1
-            if other < self._hint[zi][order]:
-                self._hint[zi][order] = other
+            self._hint[zi][order] = min(self._hint[zi][order], other)
 
     def release(self, pfn: int) -> None:
         """Frame ``pfn`` is free: merge it with its buddies as far as they go (`__free_one_page`)."""
@@ -164,8 +165,7 @@ class Buddy:
             order += 1
         heads[pfn] = order + 1
         count[order] += 1
-        if pfn < self._hint[zi][order]:
-            self._hint[zi][order] = pfn
+        self._hint[zi][order] = min(self._hint[zi][order], pfn)
 
     def refresh(self, chunks: NDArray[Any]) -> None:
         """Derive the free blocks of whole chunks (1,024 frames each) again, in one vector step."""
@@ -228,7 +228,8 @@ class Buddy:
 class FrameStates(Column):
     """The state of each frame of RAM, with the free lists and a pyramid of counts derived from it.
 
-    ``pyramid[block, state]`` counts the frames of each state in every block of 512 frames: the frame map reads it.
+    ``pyramid[block, state]`` counts the frames of each state in every block of 512 frames: the frame map
+    reads it.
     """
 
     def __init__(self, nr_frames: int, zones: Sequence[Zone] | None = None, initial: int = FREE) -> None:

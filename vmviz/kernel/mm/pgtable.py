@@ -1,9 +1,10 @@
-"""The table arena: all page tables of a machine in one dense array (models include/linux/pgtable.h, arch/*/mm/pgtable.c).
+"""The table arena: all page tables of a machine in one dense array (models include/linux/pgtable.h,
+arch/*/mm/pgtable.c).
 
-Every table is one row of ``uint64[rows, width]``; entries hold true frame numbers, and two columns translate between
-the frame of a table and its row.  A *slot* is the flat number of an entry: ``row * width + index``.  Scalar steps go
-through ``flat``, a view of the same memory; it is made again when the arena grows, so nobody keeps it across an
-allocation.
+Every table is one row of ``uint64[rows, width]``; entries hold true frame numbers, and two columns translate
+between the frame of a table and its row.  A *slot* is the flat number of an entry: ``row * width + index``.
+Scalar steps go through ``flat``, a view of the same memory; it is made again when the arena grows, so nobody
+keeps it across an allocation.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from .page_alloc import TABLE
 
 
 class _RowFrames(Column):
-    """``pfn_of[row]``: the frame of the table in each row, 0 for a row not in use; free rows are derived from it."""
+    """``pfn_of[row]``: the frame of the table in each row, 0 for a row not in use; free rows are derived from
+    it.
+    """
 
     def __init__(self, length: int) -> None:
         super().__init__("pgtable.pfn_of", length, np.int64)
@@ -53,7 +56,8 @@ class _RowFrames(Column):
 class TableArena:
     """All page tables, as a store of entries.
 
-    Reading: ``arena.flat[slot]``.  Writing: only ``journal.write(arena, slot, entry)`` and lanes over ``arena``.
+    Reading: ``arena.flat[slot]``.  Writing: only ``journal.write(arena, slot, entry)`` and lanes over
+    ``arena``.
     """
 
     name = "pgtable"
@@ -102,7 +106,8 @@ class TableArena:
     # -- tables
 
     def alloc_table(self, level: int) -> int:
-        """Allocate an empty table for ``level`` (0 is the pgd) and return its row (`pte_alloc_one` and its like).
+        """Allocate an empty table for ``level`` (0 is the pgd) and return its row (`pte_alloc_one` and its
+        like).
 
         Raises `OutOfMemory` when no frame is free.
         """
@@ -175,10 +180,11 @@ class TableArena:
         return int(self.row_of.flat[(entry & PTE_PFN_MASK) >> 12]) - 1
 
     def ensure(self, pgd: int, va: int, counters: Any, *, leaf: bool = True) -> int:
-        """The slot for ``va``, with the tables on the way allocated (`pte_alloc`); ``counters`` gets ``pgtables``.
+        """The slot for ``va``, with the tables on the way allocated (`pte_alloc`); ``counters`` gets
+        ``pgtables``.
 
-        Without ``leaf`` the last level's table is left out, as a fault does it until it has something to map: then
-        the slot is that of the entry for this table.
+        Without ``leaf`` the last level's table is left out, as a fault does it until it has something to map:
+        then the slot is that of the entry for this table.
 
         Raises `OutOfMemory` when no frame is free; tables made before that stay, as they do in the kernel.
         """
@@ -205,10 +211,11 @@ class TableArena:
         return (row << self.bits) | ((va >> self.page_shift) & self.leaf_mask)
 
     def segments(self, pgd: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """The slots of ``[start, end)`` where tables exist: ``(slot, nr_entries, address)``, one per last-level table.
+        """The slots of ``[start, end)`` where tables exist: ``(slot, nr_entries, address)``, one per
+        last-level table.
 
-        Empty upper entries are skipped a whole span at a time, as the kernel's ``pXd_none_or_clear_bad`` loops do.
-        ``start`` is rounded down to a page.
+        Empty upper entries are skipped a whole span at a time, as the kernel's ``pXd_none_or_clear_bad``
+        loops do. ``start`` is rounded down to a page.
         """
         levels = self.mode.levels
         span = 1 << (self.page_shift + levels[-1].bits)

@@ -1,7 +1,7 @@
 """Who belongs to whom: anon_vmas (models mm/rmap.c).
 
-Simplified for now: an anon_vma is a number; two VMAs with the same number share it.  A VMA gets one at its first private
-page, if it can from a neighbour, so that the two can merge later.
+Simplified for now: an anon_vma is a number; two VMAs with the same number share it.  A VMA gets one at its
+first private page, if it can from a neighbour, so that the two can merge later.
 """
 
 from __future__ import annotations

@@ -5,11 +5,14 @@ A `Vma` is never changed: an operation puts another one in its place, and the jo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from . import flags as _flags
+
+if TYPE_CHECKING:
+    from .mm_types import Mm
 
 PAGE_SHIFT = 12
 
@@ -157,6 +160,23 @@ class Vma:
                     f"{field.name}={value!r}" if isinstance(value, str) else f"{field.name}={value:#x}"
                 )
         return f"Vma({', '.join(parts)})"
+
+
+def vma_name(mm: Mm, vma: Vma) -> str:
+    """What /proc/PID/maps prints for a VMA (show_map_vma, fs/proc/task_mmu.c): file, special mapping, heap or
+    stack.
+
+    [heap] and [stack] are no property of the VMA: they follow from the break and the stack's start when
+    asked.  For an imported address space, whose mm fields are not known, the name that was read is told.
+    """
+    if vma.file or vma.name not in ("", "[heap]", "[stack]"):
+        return vma.name
+    start_brk, start_stack = mm.field("start_brk"), mm.field("start_stack")
+    if start_brk and vma.start <= mm.field("brk") and vma.end >= start_brk:
+        return "[heap]"
+    if start_stack and vma.start <= start_stack <= vma.end:
+        return "[stack]"
+    return "" if start_brk and start_stack else vma.name
 
 
 class _Draft:

@@ -1,9 +1,6 @@
 """The VMAs of an mm in address order, with the searches that mm/mmap.c makes in its maple tree (mm_mt).
 
-Sorted chunks of about a hundred VMAs; beside each VMA the hole under it, beside each chunk the largest of
-these, and beside each block of chunks the largest again, so that a search for a hole skips what is too
-small.  The maxima are derived: `VmaSet.put` keeps them while they only grow, marks them stale when the
-largest goes, and the next search makes the stale ones it meets anew.
+Sorted chunks of about a hundred VMAs; `vma_gaps` keeps the holes between them and searches these.
 """
 
 from __future__ import annotations
@@ -13,18 +10,13 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
-from .flags import VM_GROWSDOWN
 from .vma import Vma
+from .vma_gaps import STALE, GapMaxima
 
-_BLOCK_SHIFT = (
-    5  # chunks per block of the second level: 65,530 VMAs make some 500 to 1,000 chunks, 16 to 32 blocks
-)
-_BLOCK = 1 << _BLOCK_SHIFT
-_STALE = -1
 _FIXED = struct.Struct("<8QII")
 
 
-class VmaSet:
+class VmaSet(GapMaxima):
     """An ordered set of `Vma`, keyed by start: a store for the journal, and the queries on top.
 
     Between the `put` calls of one split or merge neighbours may overlap; queries mean something when they
@@ -41,18 +33,10 @@ class VmaSet:
         """``chunk`` is the most VMAs that a chunk holds (at least 2); one that grows beyond is halved."""
         if chunk < 2:
             raise ValueError(f"a chunk holds at least 2 VMAs, not {chunk}")
+        super().__init__()
         self.name = name
         self._limit = chunk
         self._len = 0
-        # Parallel lists, one item per chunk; the first three also run parallel inside the chunk.
-        self._starts: list[list[int]] = []
-        self._vmas: list[list[Vma]] = []
-        self._gaps: list[
-            list[int]
-        ] = []  # the hole under each VMA: max(0, start - end of the one before, or - 0)
-        self._low: list[int] = []  # the first start of each chunk
-        self._max: list[int] = []  # the largest of _gaps[c], or _STALE
-        self._block: list[int] = []  # the largest of a block of _max, or _STALE
         self._count: list[int] = []  # VMAs up to and including each chunk; empty when not known
         for vma in vmas:
             self.put(vma.start, vma)
@@ -243,93 +227,6 @@ class VmaSet:
 
     # ---- holes
 
-    def find_gap_topdown(self, length: int, low: int, high: int, guard_gap: int = 0) -> int | None:
-        """The highest address of ``length`` > 0 free bytes inside ``[low, high)``, or None.
-
-        Models unmapped_area_topdown, mm/mmap.c; all in bytes.  The hole under a VM_GROWSDOWN VMA ends
-        ``guard_gap`` below it.  As in the kernel, a hole that would do but for the guard gap lowers
-        ``high`` to the guard's foot for the rest of the search, so that a lower, smaller hole inside the
-        guard gap is not taken either.
-
-        >>> stack = Vma(0x9000, 0xA000, 0x173)
-        >>> hex(VmaSet("mm", [stack]).find_gap_topdown(0x1000, 0x1000, 0xA000, guard_gap=0x2000))
-        '0x6000'
-        """
-        if not self._low:
-            return high - length if high - length >= low else None
-        bottom = self._vmas[-1][-1].end
-        if high > bottom and high - max(bottom, low) >= length:
-            return high - length
-        # The hole that high lies in is the one under the first VMA that starts at or above high.
-        c = bisect_left(self._low, high) - 1
-        i = bisect_left(self._starts[c], high) if c >= 0 else 0
-        if c < 0 or i == len(self._starts[c]):
-            c, i = (c + 1, 0) if c + 1 < len(self._low) else (c, i - 1)
-        if c >= 0 and self._largest(c) < length:
-            i = -1
-        while c >= 0:
-            starts, gaps = self._starts[c], self._gaps[c]
-            for i in range(i, -1, -1):  # noqa: B020
-                gap = gaps[i]
-                if gap >= length:
-                    start = starts[i]
-                    bottom = start - gap
-                    floor = bottom if bottom > low else low
-                    top = start if start < high else high
-                    if top - floor >= length:
-                        if not guard_gap or not self._vmas[c][i].vm_flags & VM_GROWSDOWN:
-                            return top - length
-                        foot = start - guard_gap
-                        if foot >= top:
-                            return top - length
-                        high = foot
-                        if high - floor >= length:
-                            return high - length
-                    if bottom <= low or high - low < length:
-                        return None
-            c = self._chunk_below(c - 1, length)
-            if c >= 0:
-                i = len(self._starts[c]) - 1
-                if self._low[c] <= low and self._starts[c][i] <= low:
-                    return None
-        return None
-
-    def find_gap_bottomup(self, length: int, low: int, high: int, guard_gap: int = 0) -> int | None:
-        """The lowest address of ``length`` > 0 free bytes inside ``[low, high)``, or None.
-
-        Models unmapped_area, mm/mmap.c; all in bytes.  The hole under a VM_GROWSDOWN VMA ends ``guard_gap``
-        bytes below it.
-
-        >>> hex(VmaSet("mm", [Vma(0x2000, 0x3000, 0x73)]).find_gap_bottomup(0x2000, 0x1000, 0x9000))
-        '0x3000'
-        """
-        # The first hole that reaches above low is the one under the first VMA that starts above low.
-        c = bisect_right(self._low, low) - 1
-        i = bisect_right(self._starts[c], low) if c >= 0 else 0
-        if c < 0 or i == len(self._starts[c]):
-            c, i = c + 1, 0
-        count = len(self._low)
-        if c < count and self._largest(c) < length:
-            c, i = self._chunk_above(c + 1, length), 0
-        while c < count:
-            starts, gaps = self._starts[c], self._gaps[c]
-            for k in range(i, len(starts)):
-                gap = gaps[k]
-                if gap >= length:
-                    start = starts[k]
-                    bottom = max(start - gap, low)
-                    if bottom + length > high:
-                        return None
-                    top = start
-                    if guard_gap and self._vmas[c][k].vm_flags & VM_GROWSDOWN:
-                        top -= guard_gap
-                    if top - bottom >= length:
-                        return bottom
-            i = 0
-            c = self._chunk_above(c + 1, length)
-        bottom = max(self._vmas[-1][-1].end, low) if count else low
-        return bottom if bottom + length <= high else None
-
     def gaps(self, low: int, high: int) -> Iterator[tuple[int, int]]:
         """The free ranges (start, end) inside ``[low, high)``, ascending; guard gaps count as free."""
         for vma in self.iter_from(low):
@@ -365,18 +262,10 @@ class VmaSet:
                 if gap != max(0, start - end):
                     wrong.append(f"hole under {start:#x}: {gap:#x} noted, {max(0, start - end):#x} found")
                 end = vma.end
-            if self._max[c] not in {_STALE, max(gaps, default=0)}:
-                wrong.append(f"chunk {c}: largest hole {self._max[c]:#x}, found {max(gaps, default=0):#x}")
             count += len(starts)
             if self._count and self._count[c] != count:
                 wrong.append(f"chunk {c}: {self._count[c]} VMAs counted, {count} found")
-        largest = [max(gaps, default=0) for gaps in self._gaps]
-        blocks = [max(largest[k : k + _BLOCK]) for k in range(0, len(largest), _BLOCK)]
-        if len(blocks) != len(self._block):
-            wrong.append(f"{len(self._block)} blocks noted, {len(blocks)} needed")
-        for k, (noted, found) in enumerate(zip(self._block, blocks, strict=False)):
-            if noted not in {_STALE, found}:
-                wrong.append(f"block {k}: largest hole {noted:#x}, found {found:#x}")
+        wrong += self.check_maxima()
         if count != self._len:
             wrong.append(f"length {self._len}, {count} VMAs found")
         return wrong
@@ -404,39 +293,6 @@ class VmaSet:
         self._starts, self._vmas, self._gaps = [[vma.start]], [[vma]], [[vma.start]]
         self._low, self._max, self._block, self._count = [vma.start], [vma.start], [vma.start], []
         self._len = 1
-
-    def _fill_gap(self, c: int, i: int) -> None:
-        """Note the hole under the VMA at ``c``, ``i`` (or at the head of the next chunk), keep the maxima."""
-        gaps = self._gaps[c]
-        if i == len(gaps):
-            c, i = c + 1, 0
-            if c == len(self._gaps):
-                return
-            gaps = self._gaps[c]
-        if i:
-            new = self._starts[c][i] - self._vmas[c][i - 1].end
-        else:
-            new = self._low[c] - (self._vmas[c - 1][-1].end if c else 0)
-        if new < 0:  # noqa: PLR1730 (max is slower here)
-            new = 0  # neighbours overlap for a moment, while a split is being written
-        old = gaps[i]
-        if new != old:
-            gaps[i] = new
-            self._note(c, old, new)
-
-    def _note(self, c: int, old: int, new: int) -> None:
-        """A hole of chunk ``c`` changes from ``old`` to ``new`` bytes."""
-        largest, b = self._max[c], c >> _BLOCK_SHIFT
-        if new > old:
-            if 0 <= largest < new:
-                self._max[c] = new
-            if 0 <= self._block[b] < new:
-                self._block[b] = new
-        else:
-            if largest == old:
-                self._max[c] = _STALE
-            if self._block[b] == old:
-                self._block[b] = _STALE
 
     def _delete(self, c: int, i: int) -> None:
         starts, vmas, gaps = self._starts[c], self._vmas[c], self._gaps[c]
@@ -470,7 +326,7 @@ class VmaSet:
                 for lists in (self._starts, self._gaps):
                     lists[left] += lists[left + 1]
                 self._vmas[left] += self._vmas[left + 1]
-                self._max[left] = _STALE
+                self._max[left] = STALE
                 self._drop_chunk(left + 1)
                 self._restart_blocks(left)
 
@@ -489,51 +345,6 @@ class VmaSet:
         self._vmas.insert(c + 1, self._vmas[c][at:])
         del self._vmas[c][at:]
         self._low.insert(c + 1, self._starts[c + 1][0])
-        self._max[c] = _STALE
-        self._max.insert(c + 1, _STALE)
+        self._max[c] = STALE
+        self._max.insert(c + 1, STALE)
         self._restart_blocks(c)
-
-    def _restart_blocks(self, c: int) -> None:
-        """Chunks from ``c`` on have moved: what is noted of their blocks no longer holds."""
-        b = c >> _BLOCK_SHIFT
-        blocks = (len(self._max) + _BLOCK - 1) >> _BLOCK_SHIFT
-        self._block[b:] = [_STALE] * (blocks - b)
-
-    def _largest(self, c: int) -> int:
-        largest = self._max[c]
-        if largest < 0:
-            largest = self._max[c] = max(self._gaps[c])
-        return largest
-
-    def _largest_of_block(self, b: int) -> int:
-        largest = self._block[b]
-        if largest < 0:
-            first = b << _BLOCK_SHIFT
-            maxima = self._max[first : first + _BLOCK]
-            if _STALE in maxima:
-                maxima = [self._largest(c) for c in range(first, first + len(maxima))]
-            largest = self._block[b] = max(maxima)
-        return largest
-
-    def _chunk_below(self, c: int, length: int) -> int:
-        """The highest chunk from ``c`` downwards with a hole of ``length``, or -1."""
-        blocks, maxima = self._block, self._max
-        for b in range(c >> _BLOCK_SHIFT, -1, -1):
-            if blocks[b] >= length or (blocks[b] < 0 and self._largest_of_block(b) >= length):
-                first = b << _BLOCK_SHIFT
-                for k in range(min(c, first + _BLOCK - 1), first - 1, -1):
-                    if maxima[k] >= length or (maxima[k] < 0 and self._largest(k) >= length):
-                        return k
-        return -1
-
-    def _chunk_above(self, c: int, length: int) -> int:
-        """The lowest chunk from ``c`` upwards with a hole of ``length``, or the number of chunks."""
-        count = len(self._low)
-        blocks, maxima = self._block, self._max
-        for b in range(c >> _BLOCK_SHIFT, len(blocks)):
-            if blocks[b] >= length or (blocks[b] < 0 and self._largest_of_block(b) >= length):
-                first = b << _BLOCK_SHIFT
-                for k in range(max(c, first), min(first + _BLOCK, count)):
-                    if maxima[k] >= length or (maxima[k] < 0 and self._largest(k) >= length):
-                        return k
-        return count

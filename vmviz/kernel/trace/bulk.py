@@ -1,8 +1,8 @@
 """Bulk records: many equal steps as one record with lanes, and a cursor that can stand inside it.
 
-Each lane says what the steps do to one store: `SetLane` replaces cells (the old values are kept), `AddLane` adds to
-cells or to one counter.  Moving the cursor moves all lanes together, so that refcounts, counters and entries agree at
-every position inside the record.
+Each lane says what the steps do to one store: `SetLane` replaces cells (the old values are kept), `AddLane`
+adds to cells or to one counter.  Moving the cursor moves all lanes together, so that refcounts, counters and
+entries agree at every position inside the record.
 """
 
 from __future__ import annotations
@@ -108,10 +108,12 @@ Lane = SetLane | AddLane | CountLane
 
 
 class Bulk:
-    """``n`` equal steps of the function ``func``; step ``i`` is about the page at ``address + i * stride`` (bytes).
+    """``n`` equal steps of the function ``func``; step ``i`` is about the page at ``address + i * stride``
+    (bytes).
 
-    When the steps are not evenly spaced, ``addresses`` holds each one's address.  ``cuts`` are the steps at which a
-    new call of ``func`` begins (one page table each): the call tree shows as many calls, made only when looked at.
+    When the steps are not evenly spaced, ``addresses`` holds each one's address.  ``cuts`` are the steps at
+    which a new call of ``func`` begins (one page table each): the call tree shows as many calls, made only
+    when looked at.
     """
 
     __slots__ = ("address", "addresses", "cuts", "fields", "func", "lanes", "n", "stride")

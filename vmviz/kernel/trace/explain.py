@@ -1,4 +1,6 @@
-"""A sentence for each kernel function that the journal names: where it lives in Linux 6.1, and what it is for."""
+"""A sentence for each kernel function that the journal names: where it lives in Linux 6.1, and what it is
+for.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
         "mm/memory.c",
         "Frames a zap of one VMA: gather what is cleared, clear it, flush the TLB once, free what nobody uses.",
     ),
-    "unmap_page_range": ("mm/memory.c", "Walks the tables of the range from the top; an empty upper entry skips its span."),
+    "unmap_page_range": (
+        "mm/memory.c",
+        "Walks the tables of the range from the top; an empty upper entry skips its span.",
+    ),
     "zap_pte_range": (
         "mm/memory.c",
         "Clears the entries of one page table. A raw frame has no struct page: nothing is freed or uncounted.",
@@ -35,28 +40,55 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
         "arch/x86/mm/pat/memtype.c",
         "Drops the cache-type reservation of the whole VMA; VM_PAT goes off, even for a partial zap (up to 6.15).",
     ),
-    "tlb_finish_mmu": ("mm/mmu_gather.c", "Flushes what was gathered; only then are pages and tables given back."),
+    "tlb_finish_mmu": (
+        "mm/mmu_gather.c",
+        "Flushes what was gathered; only then are pages and tables given back.",
+    ),
     "flush_tlb_mm_range": (
         "arch/x86/mm/tlb.c",
         "Makes the CPUs forget the cleared translations: page by page up to 33 pages, all of the process above.",
     ),
     "mmap": ("mm/mmap.c", "A process asks for a mapping."),
-    "mmap_region": ("mm/mmap.c", "Puts the mapping in place: unmaps what was there, joins a neighbour or adds a VMA."),
-    "vma_expand": ("mm/mmap.c", "The new range is like its neighbour: the neighbour's VMA grows instead of a new one."),
+    "mmap_region": (
+        "mm/mmap.c",
+        "Puts the mapping in place: unmaps what was there, joins a neighbour or adds a VMA.",
+    ),
+    "vma_expand": (
+        "mm/mmap.c",
+        "The new range is like its neighbour: the neighbour's VMA grows instead of a new one.",
+    ),
     "call_mmap": ("mm/mmap.c", "The file's driver is told of the mapping and may fill it at once."),
     "remap_pfn_range": (
         "mm/memory.c",
         "A driver maps consecutive frames by number. No struct page, no reference, no rss; the VMA becomes VM_PFNMAP.",
     ),
     "io_remap_pfn_range": ("mm/memory.c", "remap_pfn_range for device memory."),
-    "remap_pte_range": ("mm/memory.c", "Writes the entries of one page table: frame number, protection, special bit."),
+    "remap_pte_range": (
+        "mm/memory.c",
+        "Writes the entries of one page table: frame number, protection, special bit.",
+    ),
     "vm_iomap_memory": ("mm/memory.c", "Maps a device's physical range over the whole VMA, at its offset."),
-    "vm_insert_page": ("mm/memory.c", "A driver maps one page that has a struct page: reference, mapcount and rss go up."),
-    "vmf_insert_pfn": ("mm/memory.c", "A fault handler maps one raw frame; the access is tried again (VM_FAULT_NOPAGE)."),
+    "vm_insert_page": (
+        "mm/memory.c",
+        "A driver maps one page that has a struct page: reference, mapcount and rss go up.",
+    ),
+    "vmf_insert_pfn": (
+        "mm/memory.c",
+        "A fault handler maps one raw frame; the access is tried again (VM_FAULT_NOPAGE).",
+    ),
     "__p4d_alloc": ("mm/memory.c", "No table here yet: a frame becomes a P4D table."),
-    "__pud_alloc": ("mm/memory.c", "No table here yet: a frame becomes a PUD table, of entries for 1 GiB each."),
-    "__pmd_alloc": ("mm/memory.c", "No table here yet: a frame becomes a PMD table, of entries for 2 MiB each."),
-    "__pte_alloc": ("mm/memory.c", "No table here yet: a frame becomes a page table, of entries for 4 KiB each."),
+    "__pud_alloc": (
+        "mm/memory.c",
+        "No table here yet: a frame becomes a PUD table, of entries for 1 GiB each.",
+    ),
+    "__pmd_alloc": (
+        "mm/memory.c",
+        "No table here yet: a frame becomes a PMD table, of entries for 2 MiB each.",
+    ),
+    "__pte_alloc": (
+        "mm/memory.c",
+        "No table here yet: a frame becomes a page table, of entries for 4 KiB each.",
+    ),
     "exc_page_fault": ("arch/x86/mm/fault.c", "The CPU found no usable entry and asks the kernel."),
     "handle_mm_fault": ("mm/memory.c", "Finds out what the missing or forbidden page calls for."),
     "do_anonymous_page": (
@@ -75,11 +107,20 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     "wp_page_reuse": ("mm/memory.c", "Nobody else uses the page: it is made writable in place."),
     "wp_page_copy": ("mm/memory.c", "Others may use the page: the writer gets a copy."),
     "ptep_set_access_flags": ("arch/x86", "Widens an entry's rights; no flush is needed for that."),
-    "__anon_vma_prepare": ("mm/rmap.c", "The VMA's first private page: from now on its pages can be found from their frames."),
+    "__anon_vma_prepare": (
+        "mm/rmap.c",
+        "The VMA's first private page: from now on its pages can be found from their frames.",
+    ),
     "munmap": ("mm/mmap.c", "A process gives a range back."),
-    "do_mas_align_munmap": ("mm/mmap.c", "Splits VMAs at the ends, takes those between out, then clears their entries."),
+    "do_mas_align_munmap": (
+        "mm/mmap.c",
+        "Splits VMAs at the ends, takes those between out, then clears their entries.",
+    ),
     "__split_vma": ("mm/mmap.c", "One VMA becomes two; no entry changes."),
-    "unmap_region": ("mm/mmap.c", "Clears the entries of the VMAs that go, and frees tables that nobody needs."),
+    "unmap_region": (
+        "mm/mmap.c",
+        "Clears the entries of the VMAs that go, and frees tables that nobody needs.",
+    ),
     "free_pgtables": ("mm/memory.c", "A table is freed when no surviving neighbour reaches into its span."),
     "free_pte_range": ("mm/memory.c", "Unhooks an empty page table; its frame goes back after the flush."),
     "free_pmd_range": ("mm/memory.c", "Unhooks an empty PMD table."),

@@ -1,9 +1,10 @@
 """The journal: the only writer of the stores, and the memory of everything that was written.
 
-Records lie in one list, in the order in which things happened: *writes* (plain tuples ``(store, key, old, new)``),
-`Bulk` writes, and marks that change nothing: `Enter` and `Leave` of kernel functions, `Check`s, `Event`s
-(tracepoints).  A *position* is a pair ``(record, step)``: all records before ``record`` are applied, and ``step`` steps
-of that one, if it is a bulk.  Moving the position applies or takes back writes on the very stores that the panes read.
+Records lie in one list, in the order in which things happened: *writes* (plain tuples ``(store, key, old,
+new)``), `Bulk` writes, and marks that change nothing: `Enter` and `Leave` of kernel functions, `Check`s,
+`Event`s (tracepoints).  A *position* is a pair ``(record, step)``: all records before ``record`` are applied,
+and ``step`` steps of that one, if it is a bulk.  Moving the position applies or takes back writes on the very
+stores that the panes read.
 """
 
 from __future__ import annotations
@@ -236,7 +237,8 @@ class Journal:
     # -- looking
 
     def between(self, a: Position, b: Position) -> Iterator[tuple[Record, int, int]]:
-        """The records from position ``a`` to ``b`` (``a <= b``), each with the steps ``(from, to)`` concerned.
+        """The records from position ``a`` to ``b`` (``a <= b``), each with the steps ``(from, to)``
+        concerned.
 
         A write counts as one step, a mark as none.
         """

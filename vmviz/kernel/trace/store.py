@@ -1,9 +1,10 @@
 """The stores: everything that an operation can change, each with a raw ``put`` that only the journal calls.
 
-A store knows how to read, write and serialise its own cells and nothing of who writes them.  `Column` holds numbers by
-index (frame columns, tables of the arena), `Keyed` immutable values by key (tasks, files, the fields of an mm),
-`Counters` named integers.  What can be recomputed from a store (free lists, pyramids of counts) is derived, not stored:
-subclasses keep it in step inside ``put`` and ``put_many``, so that undo keeps it in step too.
+A store knows how to read, write and serialise its own cells and nothing of who writes them.  `Column` holds
+numbers by index (frame columns, tables of the arena), `Keyed` immutable values by key (tasks, files, the
+fields of an mm), `Counters` named integers.  What can be recomputed from a store (free lists, pyramids of
+counts) is derived, not stored: subclasses keep it in step inside ``put`` and ``put_many``, so that undo keeps
+it in step too.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _MOVES = {
 
 
 class VmaPane(ViewPane):
-    """The VMAs of the process and the gaps between them; posts `AddressChosen` when the user goes elsewhere."""
+    """The VMAs of the process and the gaps between them; posts `AddressChosen` when the user moves."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(f"shift+{key}", f"extend('{move}')", f"Extend: {move}", show=False, id=f"vmas.extend_{move}")

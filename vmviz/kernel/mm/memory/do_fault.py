@@ -1,7 +1,8 @@
-"""Faults on mappings that have pages behind them (models do_read_fault, do_cow_fault and do_shared_fault of mm/memory.c).
+"""Faults on mappings that have pages behind them (models do_read_fault, do_cow_fault and do_shared_fault of
+mm/memory.c).
 
-A handler only finds the page; how it is mapped depends on the access and on the mapping, and is the same for page
-caches and for drivers.
+A handler only finds the page; how it is mapped depends on the access and on the mapping, and is the same for
+page caches and for drivers.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ FindPage = Callable[[], tuple[int, int]]
 def do_fault_page(ctx: FaultContext, find: FindPage, around: Callable[[], bool] | None = None) -> int:
     """Serve a fault with the page that ``find`` finds; returns a VM_FAULT code (SIGBUS where it finds none).
 
-    A read maps the page as vm_page_prot says; a write to a shared mapping maps it writable and dirty; a write to a
-    private one makes a copy at once.  ``around`` maps cached neighbours at a read and tells whether that was enough.
+    A read maps the page as vm_page_prot says; a write to a shared mapping maps it writable and dirty; a write
+    to a private one makes a copy at once.  ``around`` maps cached neighbours at a read and tells whether that
+    was enough.
     """
     mm, vma, j = ctx.mm, ctx.vma, ctx.mm.sys.journal
     private_write = ctx.write and not vma.vm_flags & VM_SHARED
@@ -60,7 +62,9 @@ def set_file_pte(mm: Mm, slot: int, pfn: int, prot: int) -> None:
 
 
 def _map(ctx: FaultContext, pfn: int) -> None:
-    """Map the page itself (`finish_fault`); a shared write makes entry and page dirty (`fault_dirty_shared_page`)."""
+    """Map the page itself (`finish_fault`); a shared write makes entry and page dirty
+    (`fault_dirty_shared_page`).
+    """
     mm, vma = ctx.mm, ctx.vma
     slot = mm.sys.arena.ensure(mm.pgd, ctx.address, mm.counters)
     prot = vma.page_prot

@@ -1,7 +1,8 @@
-"""The fault path (models handle_mm_fault and what it calls in mm/memory.c), one page or a run of equal ones at a time.
+"""The fault path (models handle_mm_fault and what it calls in mm/memory.c), one page or a run of equal ones
+at a time.
 
-A run is ``n`` neighbouring pages of one VMA and one page table whose entries call for the same handler.  A run of one
-page is a few plain writes; a longer one is a bulk record with lanes.  Both leave the same state.
+A run is ``n`` neighbouring pages of one VMA and one page table whose entries call for the same handler.  A
+run of one page is a few plain writes; a longer one is a bulk record with lanes.  Both leave the same state.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ MKDIRTY = _PAGE_DIRTY | _PAGE_SOFT_DIRTY
 
 @attrs.frozen
 class FaultContext:
-    """What a fault handler is told (struct vm_fault): ``address`` (bytes, page aligned), ``pgoff``, ``write``, and
-    ``nr_pages``, how many neighbours want the same."""
+    """What a fault handler is told (struct vm_fault): ``address`` (bytes, page aligned), ``pgoff``,
+    ``write``, and ``nr_pages``, how many neighbours want the same.
+    """
 
     mm: Mm
     vma: Vma
@@ -63,7 +65,8 @@ class FaultContext:
 
 
 def handle_missing(mm: Mm, vma: Vma, address: int, n: int, write: bool) -> int:
-    """Serve ``n`` missing pages from ``address`` on; returns a VM_FAULT code, 0 when all are there (`do_pte_missing`).
+    """Serve ``n`` missing pages from ``address`` on; returns a VM_FAULT code, 0 when all are there
+    (`do_pte_missing`).
 
     Fewer than ``n`` may have been served: the access is simply tried again, as the processor does.
     """
@@ -85,7 +88,9 @@ def handle_missing(mm: Mm, vma: Vma, address: int, n: int, write: bool) -> int:
 
 
 def do_anonymous_page(mm: Mm, vma: Vma, address: int, n: int, write: bool) -> int:
-    """Missing anonymous pages (mm/memory.c): a read maps the shared zero page, a write allocates zeroed pages."""
+    """Missing anonymous pages (mm/memory.c): a read maps the shared zero page, a write allocates zeroed
+    pages.
+    """
     j = mm.sys.journal
     j.enter("do_anonymous_page", ("address", address), ("nr_pages", n), ("write", write))
     try:
@@ -236,7 +241,9 @@ def _wp_page_reuse(mm: Mm, address: int, slot: int, n: int) -> None:
 
 
 def _wp_copy_raw(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> None:
-    """Copy frames without a struct page into new anonymous pages (`wp_page_copy`); the zero page needs no copy."""
+    """Copy frames without a struct page into new anonymous pages (`wp_page_copy`); the zero page needs no
+    copy.
+    """
     frames, j, arena = mm.sys.frames, mm.sys.journal, mm.sys.arena
     n = min(n, frames.states.buddy.nr_free())
     if not n:
@@ -298,9 +305,11 @@ def contents_of(frames: Frames, pfns: NDArray[np.int64]) -> NDArray[np.int32]:
 
 
 def insert_pfn_run(ctx: FaultContext, pfn: int, prot: int | None = None) -> int:
-    """The fault handler of a driver whose frames are in line: vmf_insert_pfn() for each missing page of a run.
+    """The fault handler of a driver whose frames are in line: vmf_insert_pfn() for each missing page of a
+    run.
 
-    ``pfn`` is the frame of the first page, ``prot`` the entries' bits if not vm_page_prot's.  The range form of calling `vmf_insert_pfn` from one fault after another.
+    ``pfn`` is the frame of the first page, ``prot`` the entries' bits if not vm_page_prot's.  The range form
+    of calling `vmf_insert_pfn` from one fault after another.
     """
     mm, vma = ctx.mm, ctx.vma
     first = vmf_insert_pfn(mm, vma, ctx.address, pfn, prot)
@@ -314,4 +323,3 @@ def insert_pfn_run(ctx: FaultContext, pfn: int, prot: int | None = None) -> int:
     lanes: list[Lane] = [*device_lanes(mm.sys.frames, pfns, 1), SetLane(arena, slice(slot, slot + n), 0, new)]
     mm.sys.journal.bulk(Bulk("vmf_insert_pfn", n, tuple(lanes), address=ctx.address + 4096))
     return VM_FAULT_NOPAGE
-

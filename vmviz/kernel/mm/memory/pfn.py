@@ -1,4 +1,5 @@
-"""What drivers do with page tables (models the driver side of mm/memory.c): raw frame numbers and inserted pages.
+"""What drivers do with page tables (models the driver side of mm/memory.c): raw frame numbers and inserted
+pages.
 
 A violation that a real kernel answers with BUG raises `CallerBugError` and changes nothing.
 """
@@ -52,11 +53,13 @@ def pgprot_noncached(prot: int) -> int:
 def remap_pfn_range(
     mm: Mm, vma: Vma, addr: int, pfn: int, size: int, prot: int | None = None, func: str = "remap_pfn_range"
 ) -> Vma:
-    """Map ``size`` bytes of consecutive frames from ``pfn`` on at ``addr`` (mm/memory.c); returns the changed VMA.
+    """Map ``size`` bytes of consecutive frames from ``pfn`` on at ``addr`` (mm/memory.c); returns the changed
+    VMA.
 
     Sets VM_IO, VM_PFNMAP, VM_DONTEXPAND and VM_DONTDUMP.  No reference, no rss: there need be no struct page.
-    Errors: EINVAL (``addr`` not page aligned; a COW mapping not mapped whole), ENOMEM (no table).  A size of 0, and an
-    entry in the way, are caller bugs.  Not tested, as in the kernel: that the range lies in the VMA.
+    Errors: EINVAL (``addr`` not page aligned; a COW mapping not mapped whole), ENOMEM (no table).  A size of
+    0, and an entry in the way, are caller bugs.  Not tested, as in the kernel: that the range lies in the
+    VMA.
     """
     j = mm.sys.journal
     j.enter(func, ("vma", vma.start), ("addr", addr), ("pfn", pfn), ("size", size))
@@ -130,10 +133,11 @@ def io_remap_pfn_range(mm: Mm, vma: Vma, addr: int, pfn: int, size: int, prot: i
 
 
 def vm_iomap_memory(mm: Mm, vma: Vma, start: int, length: int) -> Vma:
-    """Map the physical range ``[start, start + length)`` (bytes) over the whole VMA, at its vm_pgoff (mm/memory.c).
+    """Map the physical range ``[start, start + length)`` (bytes) over the whole VMA, at its vm_pgoff
+    (mm/memory.c).
 
-    EINVAL, in this order: the range wraps; its pages wrap; vm_pgoff lies behind it; the VMA is larger than the rest.
-    An unaligned start is rounded down.
+    EINVAL, in this order: the range wraps; its pages wrap; vm_pgoff lies behind it; the VMA is larger than
+    the rest. An unaligned start is rounded down.
     """
     func = "vm_iomap_memory"
     j = mm.sys.journal
@@ -166,8 +170,8 @@ def vm_iomap_memory(mm: Mm, vma: Vma, start: int, length: int) -> Vma:
 def vm_insert_page(mm: Mm, vma: Vma, addr: int, pfn: int) -> Vma:
     """Map one page that has a struct page (mm/memory.c): reference, file rmap and rss FILE go up by one.
 
-    Errors: EFAULT (``addr`` outside the VMA), EINVAL (no reference; an anonymous page), EBUSY (the entry is taken),
-    ENOMEM.  Sets VM_MIXEDMAP; in a VM_PFNMAP VMA that is a caller bug.
+    Errors: EFAULT (``addr`` outside the VMA), EINVAL (no reference; an anonymous page), EBUSY (the entry is
+    taken), ENOMEM.  Sets VM_MIXEDMAP; in a VM_PFNMAP VMA that is a caller bug.
     """
     func = "vm_insert_page"
     j, frames = mm.sys.journal, mm.sys.frames
@@ -217,16 +221,20 @@ def insert_page(mm: Mm, vma: Vma, addr: int, pfn: int, func: str = "insert_page"
 def vmf_insert_pfn(mm: Mm, vma: Vma, addr: int, pfn: int, prot: int | None = None) -> int:
     """Map one raw frame from a fault handler (mm/memory.c); returns VM_FAULT_NOPAGE, _SIGBUS or _OOM.
 
-    An entry that is already there is left alone.  Caller bugs: the VMA is neither PFNMAP nor MIXEDMAP or both; a COW
-    PFNMAP mapping; a MIXEDMAP VMA and a frame with a struct page.
+    An entry that is already there is left alone.  Caller bugs: the VMA is neither PFNMAP nor MIXEDMAP or
+    both; a COW PFNMAP mapping; a MIXEDMAP VMA and a frame with a struct page.
     """
     func = "vmf_insert_pfn"
     flags = vma.vm_flags
     kinds = flags & (VM_PFNMAP | VM_MIXEDMAP)
     if kinds not in (VM_PFNMAP, VM_MIXEDMAP):
-        caller_bug(func, "BUG_ON(exactly one of PFNMAP, MIXEDMAP)", "the VMA is neither VM_PFNMAP nor VM_MIXEDMAP")
+        caller_bug(
+            func, "BUG_ON(exactly one of PFNMAP, MIXEDMAP)", "the VMA is neither VM_PFNMAP nor VM_MIXEDMAP"
+        )
     if kinds == VM_PFNMAP and is_cow_mapping(flags):
-        caller_bug(func, "BUG_ON(is_cow_mapping)", "a private writable PFNMAP mapping cannot be filled by faults")
+        caller_bug(
+            func, "BUG_ON(is_cow_mapping)", "a private writable PFNMAP mapping cannot be filled by faults"
+        )
     if kinds == VM_MIXEDMAP and mm.sys.frames.pfn_valid(pfn):
         caller_bug(func, "BUG_ON(VM_MIXEDMAP && pfn_valid(pfn))", f"frame {pfn:#x} has a struct page")
     j, arena = mm.sys.journal, mm.sys.arena

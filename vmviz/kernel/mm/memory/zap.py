@@ -1,7 +1,7 @@
 """Removing page-table entries (models the zap side of mm/memory.c): zap_vma_ptes() and what it calls.
 
-`zap_vma_ptes` is the function that vmviz exists for.  It judges its arguments in the kernel's order, refuses the whole
-call or does it; the entries go, the VMA, the tables, the frames and the counters of raw PFNs stay.
+`zap_vma_ptes` is the function that vmviz exists for.  It judges its arguments in the kernel's order, refuses
+the whole call or does it; the entries go, the VMA, the tables, the frames and the counters of raw PFNs stay.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ CONTRACTS = ("int", "void", "special")
 class ZapResult:
     """What a zap did.
 
-    ``ret`` is what the caller gets: 0 or -1 under the "int" contract, None under the others (and for a call that is
-    the caller's bug).  ``verdict`` is 0 or -1 whatever the contract.  ``tlb`` lists the flushes, ``checks`` what was
-    judged, ``danger`` ("BUG_ON", "runaway") how the call would have killed a real kernel.
+    ``ret`` is what the caller gets: 0 or -1 under the "int" contract, None under the others (and for a call
+    that is the caller's bug).  ``verdict`` is 0 or -1 whatever the contract.  ``tlb`` lists the flushes,
+    ``checks`` what was judged, ``danger`` ("BUG_ON", "runaway") how the call would have killed a real kernel.
     """
 
     ret: int | None
@@ -48,7 +48,8 @@ class ZapResult:
 
 
 def judge(vma: Vma, address: int, size: int, contract: str = "int") -> tuple[CheckResult, ...]:
-    """The checks of zap_vma_ptes in the kernel's order, those after the first failure judged too (``reached`` False).
+    """The checks of zap_vma_ptes in the kernel's order, those after the first failure judged too (``reached``
+    False).
 
     The sum ``address + size`` is taken modulo 2**64, without a test for overflow, as in the kernel.
 
@@ -75,7 +76,8 @@ def judge(vma: Vma, address: int, size: int, contract: str = "int") -> tuple[Che
             "range_in_vma", "address + size <= vm_end", f"{end:x} <= {vma.end:x}", high, low, over or wrapped
         ),
         CheckResult(
-            "VM_PFNMAP", f"vm_flags & ({word})" if "|" in word else f"vm_flags & {word}",
+            "VM_PFNMAP",
+            f"vm_flags & ({word})" if "|" in word else f"vm_flags & {word}",
             "set" if vma.vm_flags & wanted else "not set",
             bool(vma.vm_flags & wanted),
             low and high,
@@ -117,14 +119,17 @@ def find_danger(mm: Mm, vma: Vma, address: int, size: int) -> tuple[str, str]:
     """Whether the call would kill a real kernel: ``(rule, message)``, both empty when it is harmless.
 
     "BUG_ON": the wrapped end lies below the start but inside the VMA (``addr >= end`` in unmap_page_range).
-    "runaway": a piece of the range inside a populated PTE table is no multiple of the page size, so that the loop
-    ``addr += PAGE_SIZE; addr != end`` never meets its end.
+    "runaway": a piece of the range inside a populated PTE table is no multiple of the page size, so that the
+    loop ``addr += PAGE_SIZE; addr != end`` never meets its end.
     """
     start, end = max(vma.start, address), min(vma.end, (address + size) & WRAP)
     if start >= vma.end or end <= vma.start or start == end:
         return "", ""
     if start > end:
-        return "BUG_ON", f"address + size wraps to {end:#x}, below address: unmap_page_range() has BUG_ON(addr >= end)"
+        return (
+            "BUG_ON",
+            f"address + size wraps to {end:#x}, below address: unmap_page_range() has BUG_ON(addr >= end)",
+        )
     if not (start | end) & 4095:
         return "", ""
     arena, span = mm.sys.arena, 1 << 21
@@ -135,7 +140,10 @@ def find_danger(mm: Mm, vma: Vma, address: int, size: int) -> tuple[str, str]:
             what = "address and end differ in their offset within a page"
             if stop != end or va != start:
                 what = "an unaligned range crosses a 2 MiB border"
-            return "runaway", f"{what}: the loop of zap_pte_range() would step over its end and run off the table"
+            return (
+                "runaway",
+                f"{what}: the loop of zap_pte_range() would step over its end and run off the table",
+            )
         va = stop
     return "", ""
 
@@ -143,9 +151,10 @@ def find_danger(mm: Mm, vma: Vma, address: int, size: int) -> tuple[str, str]:
 def zap_vma_ptes(mm: Mm, vma: Vma, address: int, size: int, func: str = "zap_vma_ptes") -> ZapResult:
     """Remove the PTEs of ``[address, address + size)`` from a VM_PFNMAP VMA, and nothing else (mm/memory.c).
 
-    ``address`` and ``size`` are in bytes.  The whole range must lie within ``vma``, else nothing at all happens: no
-    clamping, no partial zap.  Neither alignment nor size 0 is checked, as in the kernel; a call that would kill a real
-    kernel is refused as the caller's bug (``ret`` None, ``refusal.check`` "caller_bug") and harms nothing.
+    ``address`` and ``size`` are in bytes.  The whole range must lie within ``vma``, else nothing at all
+    happens: no clamping, no partial zap.  Neither alignment nor size 0 is checked, as in the kernel; a call
+    that would kill a real kernel is refused as the caller's bug (``ret`` None, ``refusal.check``
+    "caller_bug") and harms nothing.
     """
     j = mm.sys.journal
     contract = mm.sys.zap_contract
@@ -206,7 +215,9 @@ def why_nothing(mm: Mm, vma: Vma, address: int, size: int) -> str:
 
 
 def zap_page_range_single(mm: Mm, vma: Vma, address: int, size: int) -> tuple[MmuGather, int, int]:
-    """Clear the entries of a range of one VMA (mm/memory.c); returns the gather and the cleared and unknown pages."""
+    """Clear the entries of a range of one VMA (mm/memory.c); returns the gather and the cleared and unknown
+    pages.
+    """
     j = mm.sys.journal
     j.enter("zap_page_range_single", ("vma", vma.start), ("address", address), ("size", size))
     gather = MmuGather(mm)
@@ -226,8 +237,8 @@ def update_hiwater_rss(mm: Mm) -> None:
 def unmap_single_vma(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather) -> tuple[int, int]:
     """Clamp the range to the VMA, drop its PAT reservation, clear the entries (mm/memory.c).
 
-    On x86 up to 6.15 the PAT reservation of a VMA mapped by one remap_pfn_range goes at any zap, even of size 0
-    strictly inside it: VM_PAT is cleared before the range is looked at.
+    On x86 up to 6.15 the PAT reservation of a VMA mapped by one remap_pfn_range goes at any zap, even of size
+    0 strictly inside it: VM_PAT is cleared before the range is looked at.
     """
     start, end = max(vma.start, start), min(vma.end, end)
     if start >= vma.end or end <= vma.start:
@@ -257,13 +268,15 @@ def untrack_pfn(mm: Mm, vma: Vma) -> None:
 def unmap_page_range(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather) -> int:
     """Clear every entry of a range; returns how many were cleared (mm/memory.c).
 
-    Tables that lie side by side in the arena are cleared as one record: the calls of zap_pte_range are its cuts.
+    Tables that lie side by side in the arena are cleared as one record: the calls of zap_pte_range are its
+    cuts.
     """
     j = mm.sys.journal
     j.enter("unmap_page_range", ("start", start), ("end", end))
     cleared = 0
     if start & 4095:
-        # The loop finds the entry of the page that holds start and takes (end - start) / 4096 entries from there: an
+        # The loop finds the entry of the page that holds start and takes (end - start) / 4096 entries from
+        # there: an
         # odd range with equal offsets at both ends leaves its last, partial page alone.
         start, end = start & -4096, end & -4096
     for slot, n, address, cuts in mm.sys.arena.runs(mm.pgd, start, end):
@@ -280,10 +293,11 @@ _FUNC = "zap_pte_range"
 
 
 def zap_pte_range(mm: Mm, slot: int, n: int, address: int, cuts: tuple[int, ...], gather: MmuGather) -> int:
-    """Clear ``n`` entries from ``slot`` on (mm/memory.c), by what is behind them; returns how many were not empty.
+    """Clear ``n`` entries from ``slot`` on (mm/memory.c), by what is behind them; returns how many were not
+    empty.
 
-    A raw PFN or the zero page: the entry goes, nothing else.  A page with a struct page: its mapping, its reference
-    and its place in rss go too.  Equal neighbours are one record.
+    A raw PFN or the zero page: the entry goes, nothing else.  A page with a struct page: its mapping, its
+    reference and its place in rss go too.  Equal neighbours are one record.
     """
     arena = mm.sys.arena
     entries = arena.entries[slot : slot + n]

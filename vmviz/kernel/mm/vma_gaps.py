@@ -1,0 +1,215 @@
+"""The holes between VMAs: the maxima that let a search skip what is too small, and the two searches.
+
+Beside each VMA stands the hole under it, beside each chunk the largest of these, beside each block of
+chunks the largest again.  The maxima are derived: they are kept while they only grow, marked stale when the
+largest goes, and the next search makes the stale ones that it meets anew.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+
+from .flags import VM_GROWSDOWN
+from .vma import Vma
+
+_BLOCK_SHIFT = 5
+"""Chunks per block of the second level: 65,530 VMAs make some 500 to 1,000 chunks, 16 to 32 blocks."""
+_BLOCK = 1 << _BLOCK_SHIFT
+STALE = -1
+
+
+class GapMaxima:
+    """The chunks of a `VmaSet` as parallel lists, with the largest holes; `VmaSet` fills them."""
+
+    def __init__(self) -> None:
+        # One item per chunk; the first three also run parallel inside the chunk.
+        self._starts: list[list[int]] = []
+        self._vmas: list[list[Vma]] = []
+        self._gaps: list[
+            list[int]
+        ] = []  # the hole under each VMA: max(0, start - end of the one before, or - 0)
+        self._low: list[int] = []  # the first start of each chunk
+        self._max: list[int] = []  # the largest of _gaps[c], or STALE
+        self._block: list[int] = []  # the largest of a block of _max, or STALE
+
+    def find_gap_topdown(self, length: int, low: int, high: int, guard_gap: int = 0) -> int | None:
+        """The highest address of ``length`` > 0 free bytes inside ``[low, high)``, or None.
+
+        Models unmapped_area_topdown, mm/mmap.c; all in bytes.  The hole under a VM_GROWSDOWN VMA ends
+        ``guard_gap`` below it.  As in the kernel, a hole that would do but for the guard gap lowers
+        ``high`` to the guard's foot for the rest of the search, so that a lower, smaller hole inside the
+        guard gap is not taken either.
+
+        >>> from vmviz.kernel.mm.vma_set import VmaSet
+        >>> stack = Vma(0x9000, 0xA000, 0x173)
+        >>> hex(VmaSet("mm", [stack]).find_gap_topdown(0x1000, 0x1000, 0xA000, guard_gap=0x2000))
+        '0x6000'
+        """
+        if not self._low:
+            return high - length if high - length >= low else None
+        bottom = self._vmas[-1][-1].end
+        if high > bottom and high - max(bottom, low) >= length:
+            return high - length
+        # The hole that high lies in is the one under the first VMA that starts at or above high.
+        c = bisect_left(self._low, high) - 1
+        i = bisect_left(self._starts[c], high) if c >= 0 else 0
+        if c < 0 or i == len(self._starts[c]):
+            c, i = (c + 1, 0) if c + 1 < len(self._low) else (c, i - 1)
+        if c >= 0 and self._largest(c) < length:
+            i = -1
+        while c >= 0:
+            starts, gaps = self._starts[c], self._gaps[c]
+            for i in range(i, -1, -1):  # noqa: B020
+                gap = gaps[i]
+                if gap >= length:
+                    start = starts[i]
+                    bottom = start - gap
+                    floor = bottom if bottom > low else low
+                    top = start if start < high else high
+                    if top - floor >= length:
+                        if not guard_gap or not self._vmas[c][i].vm_flags & VM_GROWSDOWN:
+                            return top - length
+                        foot = start - guard_gap
+                        if foot >= top:
+                            return top - length
+                        high = foot
+                        if high - floor >= length:
+                            return high - length
+                    if bottom <= low or high - low < length:
+                        return None
+            c = self._chunk_below(c - 1, length)
+            if c >= 0:
+                i = len(self._starts[c]) - 1
+                if self._low[c] <= low and self._starts[c][i] <= low:
+                    return None
+        return None
+
+    def find_gap_bottomup(self, length: int, low: int, high: int, guard_gap: int = 0) -> int | None:
+        """The lowest address of ``length`` > 0 free bytes inside ``[low, high)``, or None.
+
+        Models unmapped_area, mm/mmap.c; all in bytes.  The hole under a VM_GROWSDOWN VMA ends ``guard_gap``
+        bytes below it.
+
+        >>> from vmviz.kernel.mm.vma_set import VmaSet
+        >>> hex(VmaSet("mm", [Vma(0x2000, 0x3000, 0x73)]).find_gap_bottomup(0x2000, 0x1000, 0x9000))
+        '0x3000'
+        """
+        # The first hole that reaches above low is the one under the first VMA that starts above low.
+        c = bisect_right(self._low, low) - 1
+        i = bisect_right(self._starts[c], low) if c >= 0 else 0
+        if c < 0 or i == len(self._starts[c]):
+            c, i = c + 1, 0
+        count = len(self._low)
+        if c < count and self._largest(c) < length:
+            c, i = self._chunk_above(c + 1, length), 0
+        while c < count:
+            starts, gaps = self._starts[c], self._gaps[c]
+            for k in range(i, len(starts)):
+                gap = gaps[k]
+                if gap >= length:
+                    start = starts[k]
+                    bottom = max(start - gap, low)
+                    if bottom + length > high:
+                        return None
+                    top = start
+                    if guard_gap and self._vmas[c][k].vm_flags & VM_GROWSDOWN:
+                        top -= guard_gap
+                    if top - bottom >= length:
+                        return bottom
+            i = 0
+            c = self._chunk_above(c + 1, length)
+        bottom = max(self._vmas[-1][-1].end, low) if count else low
+        return bottom if bottom + length <= high else None
+
+    def check_maxima(self) -> list[str]:
+        """What is wrong with the maxima, in words, against a recomputation."""
+        wrong: list[str] = []
+        largest = [max(gaps, default=0) for gaps in self._gaps]
+        for c, (noted, found) in enumerate(zip(self._max, largest, strict=True)):
+            if noted not in {STALE, found}:
+                wrong.append(f"chunk {c}: largest hole {noted:#x}, found {found:#x}")
+        blocks = [max(largest[k : k + _BLOCK]) for k in range(0, len(largest), _BLOCK)]
+        if len(blocks) != len(self._block):
+            wrong.append(f"{len(self._block)} blocks noted, {len(blocks)} needed")
+        for k, (noted, found) in enumerate(zip(self._block, blocks, strict=False)):
+            if noted not in {STALE, found}:
+                wrong.append(f"block {k}: largest hole {noted:#x}, found {found:#x}")
+        return wrong
+
+    def _fill_gap(self, c: int, i: int) -> None:
+        """Note the hole under the VMA at ``c``, ``i`` (or at the head of the next chunk), keep the maxima."""
+        gaps = self._gaps[c]
+        if i == len(gaps):
+            c, i = c + 1, 0
+            if c == len(self._gaps):
+                return
+            gaps = self._gaps[c]
+        if i:
+            new = self._starts[c][i] - self._vmas[c][i - 1].end
+        else:
+            new = self._low[c] - (self._vmas[c - 1][-1].end if c else 0)
+        if new < 0:  # noqa: PLR1730 (max is slower here)
+            new = 0  # neighbours overlap for a moment, while a split is being written
+        old = gaps[i]
+        if new != old:
+            gaps[i] = new
+            self._note(c, old, new)
+
+    def _note(self, c: int, old: int, new: int) -> None:
+        """A hole of chunk ``c`` changes from ``old`` to ``new`` bytes."""
+        largest, b = self._max[c], c >> _BLOCK_SHIFT
+        if new > old:
+            if 0 <= largest < new:
+                self._max[c] = new
+            if 0 <= self._block[b] < new:
+                self._block[b] = new
+        else:
+            if largest == old:
+                self._max[c] = STALE
+            if self._block[b] == old:
+                self._block[b] = STALE
+
+    def _restart_blocks(self, c: int) -> None:
+        """Chunks from ``c`` on have moved: what is noted of their blocks no longer holds."""
+        b = c >> _BLOCK_SHIFT
+        blocks = (len(self._max) + _BLOCK - 1) >> _BLOCK_SHIFT
+        self._block[b:] = [STALE] * (blocks - b)
+
+    def _largest(self, c: int) -> int:
+        largest = self._max[c]
+        if largest < 0:
+            largest = self._max[c] = max(self._gaps[c])
+        return largest
+
+    def _largest_of_block(self, b: int) -> int:
+        largest = self._block[b]
+        if largest < 0:
+            first = b << _BLOCK_SHIFT
+            maxima = self._max[first : first + _BLOCK]
+            if STALE in maxima:
+                maxima = [self._largest(c) for c in range(first, first + len(maxima))]
+            largest = self._block[b] = max(maxima)
+        return largest
+
+    def _chunk_below(self, c: int, length: int) -> int:
+        """The highest chunk from ``c`` downwards with a hole of ``length``, or -1."""
+        blocks, maxima = self._block, self._max
+        for b in range(c >> _BLOCK_SHIFT, -1, -1):
+            if blocks[b] >= length or (blocks[b] < 0 and self._largest_of_block(b) >= length):
+                first = b << _BLOCK_SHIFT
+                for k in range(min(c, first + _BLOCK - 1), first - 1, -1):
+                    if maxima[k] >= length or (maxima[k] < 0 and self._largest(k) >= length):
+                        return k
+        return -1
+
+    def _chunk_above(self, c: int, length: int) -> int:
+        """The lowest chunk from ``c`` upwards with a hole of ``length``, or the number of chunks."""
+        count = len(self._low)
+        blocks, maxima = self._block, self._max
+        for b in range(c >> _BLOCK_SHIFT, len(blocks)):
+            if blocks[b] >= length or (blocks[b] < 0 and self._largest_of_block(b) >= length):
+                first = b << _BLOCK_SHIFT
+                for k in range(max(c, first), min(first + _BLOCK, count)):
+                    if maxima[k] >= length or (maxima[k] < 0 and self._largest(k) >= length):
+                        return k
+        return count

@@ -1,4 +1,6 @@
-"""Random operations on a machine, beside a naive model that knows single pages in dictionaries and nothing else."""
+"""Random operations on a machine, beside a naive model that knows single pages in dictionaries and
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ KINDS = ["anon", "shm", *DEVICES]
 
 
 class Model:
-    """What each page is, what it holds, and what an access of it does: one page at a time, by the fact sheets."""
+    """What each page is, what it holds, and what an access of it does: one page at a time, by the fact
+    sheets.
+    """
 
     def __init__(self) -> None:
         self.mapped: dict[
@@ -48,7 +52,7 @@ class Model:
             del self.present[page]
             self.own.pop(page, None)
 
-    def map(self, first: int, n: int, kind: str, writable: bool, private: bool, obj: Any, index: int) -> None:
+    def map(self, first: int, n: int, kind: str, writable: bool, private: bool, obj: Any, index: int) -> None:  # noqa: PLR0917
         self.unmap(first, n)
         for i in range(n):
             self.mapped[first + i] = (kind, writable, private, obj, index + i)
@@ -104,10 +108,10 @@ class MachineStates(RuleBasedStateMachine):
 
     @rule(
         target=ranges, kind=st.sampled_from(KINDS), page=st.integers(0, PAGES), n=st.integers(1, 30),
-        big=st.booleans(), writable=st.booleans(), private=st.booleans(), how=st.sampled_from(["fixed", "hint", "any"]),
-        index=st.integers(0, 8),
+        big=st.booleans(), writable=st.booleans(), private=st.booleans(),
+        how=st.sampled_from(["fixed", "hint", "any"]), index=st.integers(0, 8),
     )  # fmt: skip
-    def mmap(
+    def mmap(  # noqa: PLR0917
         self, kind: str, page: int, n: int, big: bool, writable: bool, private: bool, how: str, index: int
     ) -> tuple[int, int]:
         n = 700 if big and kind in ("anon", "fb") else n
@@ -131,9 +135,8 @@ class MachineStates(RuleBasedStateMachine):
             bits = {"rw": 3, "r": 1}[prot]
             at = self.m.mmap(addr, n << 12, bits, flags, fd, index << 12)
         except KernelError as error:
-            assert kind == "bar"
-            assert private
-            assert error.errno == "EINVAL"
+            refused = (kind, private, error.errno)
+            assert refused == ("bar", True, "EINVAL")
             if how == "fixed":  # what was there is gone before the driver is asked
                 self.model.unmap(addr >> 12, n)
             return (BASE >> 12) + page, n
@@ -159,7 +162,8 @@ class MachineStates(RuleBasedStateMachine):
         self.model.unmap(first, n)
 
     @rule(
-        r=ranges, skip=st.integers(-2, 10), n=st.integers(1, 45), whole=st.booleans(), value=st.none() | st.integers(0, 255)
+        r=ranges, skip=st.integers(-2, 10), n=st.integers(1, 45), whole=st.booleans(),
+        value=st.none() | st.integers(0, 255),
     )  # fmt: skip
     def access(self, r: tuple[int, int], skip: int, n: int, whole: bool, value: int | None) -> None:
         first, n = r if whole else (r[0] + skip, n)
@@ -175,7 +179,8 @@ class MachineStates(RuleBasedStateMachine):
             assert not signal
             assert done.touched == touched
         except SignalRaised as raised:
-            assert (raised.code, raised.touched, raised.addr) == (signal, touched, (first + touched) << 12)
+            got = (raised.code, raised.touched, raised.addr)
+            assert got == (signal, touched, (first + touched) << 12)
 
     @rule(
         r=ranges, page=st.integers(-3, 40), n=st.integers(0, 50), odd=st.sampled_from([0, 0, 0, 0x10, 0x800])

@@ -1,4 +1,6 @@
-"""mmap, munmap and brk: errors in the kernel's order, the choice of addresses, splits, names and accounting."""
+"""mmap, munmap and brk: errors in the kernel's order, the choice of addresses, splits, names and
+accounting.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The range form of an access or a zap leaves what the loop over single pages leaves, also when memory runs out."""
+"""The range form of an access or a zap leaves what the loop over single pages leaves, also when memory
+runs out.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,8 @@ def accesses(single: bool, m: Machine, first: int, n: int, value: int | None) ->
 
 
 STEPS = st.lists(
-    st.tuples(st.integers(0, PAGES - 1), st.integers(1, PAGES), st.none() | st.integers(0, 255)), min_size=1, max_size=6
+    st.tuples(st.integers(0, PAGES - 1), st.integers(1, PAGES), st.none() | st.integers(0, 255)),
+    min_size=1, max_size=6,
 )  # fmt: skip
 
 
@@ -59,8 +62,8 @@ STEPS = st.lists(
 @given(steps=STEPS)
 def test_accesses(kind: str, steps: list[tuple[int, int, int | None]]) -> None:
     ranged, single = machine(kind), machine(kind)
-    for first, n, value in steps:
-        n = min(n, PAGES - first)
+    for first, count, value in steps:
+        n = min(count, PAGES - first)
         assert accesses(False, ranged, first, n, value) == accesses(True, single, first, n, value)
         assert ranged.mm.counters.data == single.mm.counters.data
     assert ranged.digest() == single.digest()

@@ -14,18 +14,48 @@ TRACES = Path(__file__).parent.parent / "data" / "kernel-traces"
 
 # Traces whose every operation is simulated: they agree to the end.  This set only grows.
 COMPLETE = {
-    "brk", "fixed-replaces", "hint-placement", "merge-anon-both-sides", "mmap-errors", "zap-after-split",
-    "zap-before-start", "zap-cross-end", "zap-half", "zap-hole", "zap-lazy-refault", "zap-not-pfnmap", "zap-overflow",
-    "zap-partial", "zap-pfnram-mmio", "zap-private-cow", "zap-sparse-gigs", "zap-subpage", "zap-subpage-empty",
-    "zap-subpage-runaway", "zap-three-tables", "zap-whole", "zap-zero-size",
-}  # fmt: skip
+    "brk",
+    "fixed-replaces",
+    "hint-placement",
+    "merge-anon-both-sides",
+    "mmap-errors",
+    "zap-after-split",
+    "zap-before-start",
+    "zap-cross-end",
+    "zap-half",
+    "zap-hole",
+    "zap-lazy-refault",
+    "zap-not-pfnmap",
+    "zap-overflow",
+    "zap-partial",
+    "zap-pfnram-mmio",
+    "zap-private-cow",
+    "zap-sparse-gigs",
+    "zap-subpage",
+    "zap-subpage-empty",
+    "zap-subpage-runaway",
+    "zap-three-tables",
+    "zap-whole",
+    "zap-zero-size",
+}
 
 # How far the others must agree at least, in operations, before the first one that is not simulated.
 AT_LEAST = {
-    "crash-zap-runaway": 1, "driver-merge": 4, "growsdown": 7, "merge-anon-vma": 6, "mixedmap": 2, "pgtable-free": 6,
-    "private-file": 8, "segv-codes": 12, "shared-file": 9, "truncate-basic": 5, "unmap-mapping-range": 6,
-    "zap-after-mprotect": 1, "zap-fork": 2, "zero-page": 3,
-}  # fmt: skip
+    "crash-zap-runaway": 1,
+    "driver-merge": 4,
+    "growsdown": 7,
+    "merge-anon-vma": 6,
+    "mixedmap": 2,
+    "pgtable-free": 6,
+    "private-file": 8,
+    "segv-codes": 12,
+    "shared-file": 9,
+    "truncate-basic": 5,
+    "unmap-mapping-range": 6,
+    "zap-after-mprotect": 1,
+    "zap-fork": 2,
+    "zero-page": 3,
+}
 
 _results: dict[str, TraceResult] = {}
 
@@ -78,13 +108,31 @@ def test_the_comparison_notices_every_kind_of_difference() -> None:
     assert differences(record) == []
     leaf = next(i for i, r in enumerate(record["pt"]) if r["leaf"] and r["cls"] == "page")
     changes: list[tuple[tuple[object, ...], object]] = [
-        (("ret",), -1), (("errno",), "EINVAL"), (("touched",), 3), (("zap", "leaves_after"), 7), (("zap", "danger"), "x"),
-        (("vmas", 0, "vm_flags"), "0x1"), (("vmas", 0, "pgoff"), "0x1"), (("vmas", 0, "av"), 0), (("vmas", 0, "ops"), 0),
-        (("vmas", 0, "off"), "0x0"), (("vmas", 0, "prot"), "0x0"), (("vmas", 0, "path"), "x"), (("tables", "pte"), 2),
-        (("pt", leaf, "fl"), "0x0"), (("pt", leaf, "ref"), 2), (("pt", leaf, "map"), 2), (("pt", leaf, "pf"), ""),
-        (("pt", leaf, "n"), 2), (("pt", leaf + 1, "idx"), 0), (("pt", leaf + 1, "cls"), "mmio"), (("pt", 0, "n"), 2),
-        (("mm", "anon"), 2), (("mm", "pgtables"), 0), (("mm", "map_count"), 0),
-    ]  # fmt: skip
+        (("ret",), -1),
+        (("errno",), "EINVAL"),
+        (("touched",), 3),
+        (("zap", "leaves_after"), 7),
+        (("zap", "danger"), "x"),
+        (("vmas", 0, "vm_flags"), "0x1"),
+        (("vmas", 0, "pgoff"), "0x1"),
+        (("vmas", 0, "av"), 0),
+        (("vmas", 0, "ops"), 0),
+        (("vmas", 0, "off"), "0x0"),
+        (("vmas", 0, "prot"), "0x0"),
+        (("vmas", 0, "path"), "x"),
+        (("tables", "pte"), 2),
+        (("pt", leaf, "fl"), "0x0"),
+        (("pt", leaf, "ref"), 2),
+        (("pt", leaf, "map"), 2),
+        (("pt", leaf, "pf"), ""),
+        (("pt", leaf, "n"), 2),
+        (("pt", leaf + 1, "idx"), 0),
+        (("pt", leaf + 1, "cls"), "mmio"),
+        (("pt", 0, "n"), 2),
+        (("mm", "anon"), 2),
+        (("mm", "pgtables"), 0),
+        (("mm", "map_count"), 0),
+    ]
     for path, value in changes:
         changed = json.loads(json.dumps(record))
         at = changed

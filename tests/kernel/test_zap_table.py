@@ -1,4 +1,6 @@
-"""The zap of a range, row by row of the rules: preconditions, odd ranges, entries, TLB, PAT, and the insert helpers."""
+"""The zap of a range, row by row of the rules: preconditions, odd ranges, entries, TLB, PAT, and the
+insert helpers.
+"""
 
 from __future__ import annotations
 

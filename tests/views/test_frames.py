@@ -1,4 +1,4 @@
-"""The frame map: every cell against its frame's state, folding, walking over cells, devices, the words below."""
+"""The frame map: each cell against its frame's state, folding, walking over cells, devices, words below."""
 
 from __future__ import annotations
 
@@ -120,7 +120,11 @@ def test_one_entry_gone_shows_in_its_cell_and_is_forgotten_by_the_next_statement
     start = m.position
     m.zap_vma_ptes(m.vma(FB), FB + MIB, 4096)
     trail = Trail(m, start, m.position)
-    assert text(FrameView(Scene(m, FB, trail=trail), "narrow"), "narrow")[2][7:23] == "◊◊×" + "◊" * 13
+    view = FrameView(Scene(m, FB, Range(FB + MIB, FB + 2 * MIB, FB), trail), "narrow")
+    assert text(view, "narrow")[2][7:23] == "◊◊×" + "◊" * 13
+    assert [role_at(view.row(2, 40), 7 + k) for k in range(5)] == [
+        *("now", "device", "cleared", "mark.range", "device")
+    ]
     assert text(FrameView(Scene(m, FB), "narrow"), "narrow")[2][7:23] == "◊" * 16
     m.zap_vma_ptes(m.vma(FB), FB + MIB, MIB)
     assert text(FrameView(Scene(m, FB), "narrow"), "narrow")[2][7:23] == "◊◊○○" + "◊" * 12

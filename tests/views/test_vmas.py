@@ -294,16 +294,39 @@ def test_the_index_is_kept_until_the_vmas_change() -> None:
 
 def test_another_future_of_the_same_length_is_noticed() -> None:
     m = Machine(ram=64 << 20, vdso=False)
-    start = m.position
     m.mmap(0x10000000, 4096, "rw", "private")
-    end, before = m.position, text(VmaView(Scene(m), "narrow"), "narrow")
+    start = m.position
+    m.mmap(0x20000000, 4096, "r", "private")
+    end, before = m.position, text(VmaView(Scene(m, STACK), "narrow"), "narrow")
     m.journal.seek(start)
     m.journal.truncate()
-    m.mmap(0x20000000, 4096, "rw", "private")
+    m.mmap(0x10001000, 4096, "r", "private")
     assert m.position == end
-    after = text(VmaView(Scene(m), "narrow"), "narrow")
-    assert before[1] == "      10000000    4K rw-p    anon"
-    assert after[1] == "      20000000    4K rw-p    anon"
+    after = text(VmaView(Scene(m, STACK), "narrow"), "narrow")
+    assert before[1:4] == [
+        "      10000000    4K rw-p    anon",
+        "      255.9M free",
+        "      20000000    4K r--p    anon",
+    ]
+    assert after[1:3] == ["      10000000    4K rw-p    anon", "      10001000    4K r--p    anon"]
+    assert len(after) == len(before) - 1
+
+
+def test_a_vma_that_shrinks_in_place_makes_a_gap() -> None:
+    m = Machine(ram=64 << 20, vdso=False)
+    m.mmap(0x10000000, 8192, "rw", "private")
+    m.mmap(0x10002000, 8192, "r", "private")
+    start = m.position
+    assert VmaView(Scene(m, STACK), "narrow").row_count == 6
+    m.munmap(0x10001000, 4096)
+    assert VmaView(Scene(m, STACK), "narrow").row_count == 7
+    assert text(VmaView(Scene(m, STACK), "narrow"), "narrow")[2] == "      4K free"
+    m.journal.seek(start)
+    assert VmaView(Scene(m, STACK), "narrow").row_count == 6
+    vma = m.vma(0x10000000)
+    m.journal.truncate()
+    m.journal.write(m.mm.vmas, vma.start, vma.replace(end=0x10001000))
+    assert VmaView(Scene(m, STACK), "narrow").row_count == 7
 
 
 def test_present_in_counts_what_the_tables_hold() -> None:

@@ -55,7 +55,9 @@ def leaves_of(machine: Machine, start: int, end: int) -> dict[int, int]:
 
 
 def tables_of(machine: Machine, start: int, end: int) -> set[tuple[str, int]]:
-    """The entries that point to tables, of the pgd, pud and pmd level, that serve a range: (level, address)."""
+    """The entries that point to tables, of the pgd, pud and pmd level, that serve a range: (level,
+    address).
+    """
     arena, levels = machine.sys.arena, machine.sys.mode.levels
     out: set[tuple[str, int]] = set()
 
@@ -73,7 +75,7 @@ def tables_of(machine: Machine, start: int, end: int) -> set[tuple[str, int]]:
     return out
 
 
-def compare_record(
+def compare_record(  # noqa: PLR0917
     machine: Machine,
     oracle: Oracle,
     window: tuple[int, int],
@@ -81,7 +83,9 @@ def compare_record(
     record: dict[str, Any],
     got: dict[str, Any],
 ) -> list[str]:
-    """Every difference between a record and the machine after the operation, whose result fields are ``got``."""
+    """Every difference between a record and the machine after the operation, whose result fields are
+    ``got``.
+    """
     out = list(_results(record, got, window))
     low, high = window
     vmas = machine.mm.vmas.overlapping(low, high)
@@ -171,7 +175,8 @@ def _entries(
     mine = tables_of(machine, *window)
     if mine != tables:
         extra, missing = sorted(mine - tables)[:3], sorted(tables - mine)[:3]
-        yield f"tables: {[(l, hex(a)) for l, a in extra]} are too many, {[(l, hex(a)) for l, a in missing]} missing"
+        texts = [[f"{level} {at:#x}" for level, at in which] for which in (extra, missing)]
+        yield f"tables: {texts[0]} are too many, {texts[1]} are missing"
     want: dict[int, dict[str, Any]] = {}
     frames: list[tuple[int, int]] = []
     for run in recorded:

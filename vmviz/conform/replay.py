@@ -44,7 +44,9 @@ _MAP = {
 
 @attrs.define
 class TraceResult:
-    """How far a trace agreed: operations in it, operations replayed, what stopped it, and every difference."""
+    """How far a trace agreed: operations in it, operations replayed, what stopped it, and every
+    difference.
+    """
 
     name: str
     ops: int = 0

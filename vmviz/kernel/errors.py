@@ -89,7 +89,9 @@ class SignalRaised(VmvizError):
 
 
 class UnknownContentsError(VmvizError):
-    """A question whose answer an imported process does not tell (a device's fault handler, hidden entries)."""
+    """A question whose answer an imported process does not tell (a device's fault handler, hidden
+    entries).
+    """
 
 
 class UnsupportedError(VmvizError):

@@ -52,7 +52,9 @@ def mmap_base(task_size: int, stack_limit: int = STACK_LIMIT) -> int:
 
 
 def setup_mm(mm: Mm, *, vdso: bool = True) -> None:
-    """The fields of a fresh address space, its stack, and the pages that the kernel gives to every process."""
+    """The fields of a fresh address space, its stack, and the pages that the kernel gives to every
+    process.
+    """
     j = mm.sys.journal
     mm.set_field("mmap_base", mmap_base(min(mm.task_size, 0x7FFFFFFFF000)))
     mm.set_field("stack_limit", STACK_LIMIT)

@@ -17,6 +17,7 @@ from .drivers import open_backing
 from .errors import KernelError, UnsupportedError, VmvizError
 from .exec import execve as load_binary
 from .mm.access import EXEC, READ, WRITE, Access, access, mm_populate, peek
+from .mm.brk import do_brk
 from .mm.filemap import write_page
 from .mm.flags import (
     MAP_ANONYMOUS,
@@ -37,7 +38,7 @@ from .mm.flags import (
 from .mm.memory import pfn as pfn_calls
 from .mm.memory.zap import ZapResult, zap_vma_ptes
 from .mm.mm_types import File, Inode, Mm, System
-from .mm.mmap import Backing, do_brk, do_mmap
+from .mm.mmap import Backing, do_mmap
 from .mm.mmu_gather import MmuGather
 from .mm.munmap import do_munmap
 from .mm.vma import Vma, vma_name
@@ -153,7 +154,7 @@ class Syscalls:
 
     # -- mappings
 
-    def mmap(
+    def mmap(  # noqa: PLR0917
         self, addr: int, length: int, prot: int | str, flags: int | str, fd: int = -1, offset: int = 0
     ) -> int:
         """Create a mapping and return its address (mmap(2)); sizes in bytes.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -125,7 +126,7 @@ def _mm(mm: Mm) -> Iterator[str]:
     """VMAs, the counters of their sizes, and each entry against its VMA."""
     yield from (f"mm {mm.id}: VMAs: {text}" for text in mm.vmas.check())
     vmas = list(mm.vmas)
-    for a, b in zip(vmas, vmas[1:], strict=False):
+    for a, b in pairwise(vmas):
         if a.end > b.start:
             yield f"mm {mm.id}: VMAs {a.start:#x} and {b.start:#x} overlap"
     sizes = Counter({"map_count": len(vmas)})
@@ -187,7 +188,8 @@ def _tables(machine: Machine) -> Iterator[str]:
                 yield f"mm {mm.id}: the table in row {row} is reached twice"
             seen.add(row)
             if arena.level_of.flat[row] != level:
-                yield f"mm {mm.id}: the table at {base:#x} is of level {arena.level_of.flat[row]}, not {level}"
+                told = arena.level_of.flat[row]
+                yield f"mm {mm.id}: the table at {base:#x} is of level {told}, not {level}"
             count += bool(level)
             if level and mm.vmas.first_overlap(base, base + span) is None:
                 yield f"mm {mm.id}: the table for {base:#x}-{base + span:#x} serves no VMA"
@@ -195,7 +197,8 @@ def _tables(machine: Machine) -> Iterator[str]:
             yield f"mm {mm.id}: pgtables is {mm.counters.data['pgtables']}, its tables make {count << 12}"
     used = {int(r) for r in np.flatnonzero(arena.pfn_of.array)}
     if used != seen:
-        yield f"tables: rows {sorted(used - seen)[:4]} are reached from no root, {sorted(seen - used)[:4]} have no frame"
+        lost, bare = sorted(used - seen)[:4], sorted(seen - used)[:4]
+        yield f"tables: rows {lost} are reached from no root, {bare} have no frame"
     for row in np.flatnonzero(arena.rows.any(axis=1)).tolist():
         if row not in used:
             yield f"tables: row {row} is not in use and not empty"

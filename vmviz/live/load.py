@@ -58,10 +58,12 @@ from vmviz.live.check import problems
 from vmviz.live.errors import LiveError
 from vmviz.live.image import U64, ProcessImage
 from vmviz.live.pour import (
+    KPF_HUGE,
+    KPF_THP,
     SortedPages,
     count_rss,
     entry_bits,
-    huge_rows,
+    has,
     pour_entries,
     pour_frames,
     sort_pages,
@@ -366,8 +368,10 @@ def _remarks(image: ProcessImage, pages: SortedPages, mm: Mm) -> list[str]:
     out = ["page contents are not read: imported pages read as zeros"]
     if pages.hidden:
         out.append("frame numbers are vmviz's own: equal pages of files are not recognised as shared frames")
-    if huge := huge_rows(image):
-        out.append(f"{huge * 4} kB in huge pages are shown as 4 KiB entries")
+    if image.pages.flags is not None:
+        huge = int((image.pages.present & has(image.pages.flags, KPF_THP | KPF_HUGE)).sum())
+        if huge:
+            out.append(f"{huge * 4} kB in huge pages are shown as 4 KiB entries")
     tables = mm.counters.data["pgtables"] >> 10
     real = image.counters.get("VmPTE", 0)
     if real and real != tables:

@@ -42,7 +42,7 @@ from vmviz.kernel.mm.frames import (
     Frames,
 )
 from vmviz.kernel.mm.mm_types import Mm
-from vmviz.kernel.mm.page_alloc import ANON, FILE, RESERVED, ZERO, Zone, zones_of
+from vmviz.kernel.mm.page_alloc import ANON, BLOCK_SHIFT, FILE, OTHER, RESERVED, ZERO, Zone, zones_of
 from vmviz.live.errors import LiveError
 from vmviz.live.image import (
     KPF_NOPAGE,
@@ -263,11 +263,22 @@ def pour_frames(image: ProcessImage, pages: SortedPages, frames: Frames, mapping
             frames.flags.array[at] |= np.uint32(PG_HIDDEN)
         frames.mapping.put_many(at, mapping)
         frames.index.put_many(at, pgoff)
-        frames.states.put_many(at, np.where(anon, ANON, FILE).astype(np.uint8))
+        _set_states(frames, at, np.where(anon, ANON, FILE))
     bare = pages.number[pages.zero | pages.raw]
     for region in frames.regions:  # a zap takes these away again
         inside = bare[(bare >= region.start_pfn) & (bare < region.end_pfn)]
         region.maps.add_many(inside - region.start_pfn, 1)
+
+
+def _set_states(frames: Frames, at: Ints, states: Ints) -> None:
+    """Set the states of frames that are all `OTHER`; the counts of all blocks follow in one step."""
+    column = frames.states
+    column.array[at] = states
+    blocks, width = column.pyramid.shape
+    block = at >> BLOCK_SHIFT
+    come = np.bincount(block * width + states, minlength=blocks * width)
+    column.pyramid += come.reshape(blocks, width).astype(np.int32)
+    column.pyramid[:, OTHER] -= np.bincount(block, minlength=blocks).astype(np.int32)
 
 
 def frame_flags(told: U64 | None, anon: Mask, exclusive: Mask, shmem: Mask) -> NDArray[np.uint32]:
@@ -371,12 +382,6 @@ def count_rss(image: ProcessImage, pages: SortedPages, frames: Frames) -> dict[s
         "file": int(pages.seen.sum()) - anon - shmem,
         "swap": int((kinds < _SWAP_FILES).sum()),
     }
-
-
-def huge_rows(image: ProcessImage) -> int:
-    """How many rows lie in pages that are huge, or part of a huge one."""
-    told = image.pages.flags
-    return int((image.pages.present & has(told, KPF_THP | KPF_HUGE)).sum()) if told is not None else 0
 
 
 def visible_unknown(image: ProcessImage) -> list[tuple[int, int]]:

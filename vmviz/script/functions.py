@@ -83,6 +83,8 @@ def _function(params: str, about: str, name: str = "") -> Callable[[Callable[...
 def _number(index: int, value: Value, what: str) -> int:
     if isinstance(value, int):
         return value & ((1 << 64) - 1)
+    if isinstance(value, Vma):
+        return value.start
     raise ArgumentError(index, f"{what} must be a number, not {_kind(value)}")
 
 
@@ -198,7 +200,7 @@ def _exec(m: Machine, addr: Value) -> Result:
     return _access(m.exec(_number(0, addr, "addr")), None)
 
 
-@_function("where", "the VMA that contains an address or has a name: vma(fb), vma(0x7ff...), vma(\"[stack]\")")
+@_function("where", "the VMA that contains an address or has a name, vma(fb) or vma(\"[stack]\"); as a number it is its vm_start")
 def vma(m: Machine, where: Value) -> Result:
     if isinstance(where, Vma):
         return Result(where)

@@ -153,6 +153,8 @@ class Runner:
 
     def _number(self, node: Any) -> int:
         value = self._value(node)
+        if isinstance(value, Vma):
+            return value.start
         if not isinstance(value, int):
             self._fail(node, "a number is wanted here")
         return value

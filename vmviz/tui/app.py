@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from textual import on
@@ -35,6 +36,7 @@ from .panes.log import LogPane
 from .panes.ruler import Ruler
 from .panes.tree import TreePane
 from .panes.vmas import VmaPane
+from .screens.ask import ask_inside, ask_lost
 from .screens.find import FindScreen, find
 from .screens.text import TextScreen
 from .screens.zap import ZapForm
@@ -42,6 +44,7 @@ from .strips import KeyBar, LineStrip, WhyPane
 from .themes import DEFAULT_THEME, MONO_THEME, available_themes, load_theme, to_textual
 
 FRAME = 1 / 30
+NOTHING_TO_COME = "the story is at its end: u goes back, : takes statements of your own"
 PANES = ("vmas", "tree", "frames", "log")
 
 
@@ -51,6 +54,7 @@ class VmvizApp(App[None]):
     TITLE = "vmviz"
     CSS = """
     Screen { background: $background; layers: base; }
+    Overlay { background: transparent; }
     #scene { width: 100%; height: 100%; }
     """
     ENABLE_COMMAND_PALETTE = True
@@ -58,9 +62,15 @@ class VmvizApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [*bindings()]
 
     def __init__(
-        self, session: Session, *, theme: str | None = None, ascii_glyphs: bool | None = None, clock: Any = None
+        self,
+        session: Session,
+        *,
+        theme: str | None = None,
+        ascii_glyphs: bool | None = None,
+        frame: float = FRAME,
     ) -> None:
         super().__init__()
+        self._frame = frame
         self.director = Director(session)
         self._wanted_theme = theme or os.environ.get("VMVIZ_THEME") or DEFAULT_THEME
         if ascii_glyphs is None:
@@ -136,20 +146,20 @@ class VmvizApp(App[None]):
             return "playing"
         if self.director.session.inside is not None:
             return "inside"
-        strip = self.screen_stack[0].query_one(WhyPane).strip
-        return "refused" if strip is not None and strip.legal else "idle"
+        current = self.director.session.current
+        return "refused" if current is not None and current.outcome.refusal is not None else "idle"
 
     def _keep_time(self) -> None:
         playing = self.director.player.playing
         if playing and self._timer is None:
-            self._timer = self.set_interval(FRAME, self._tick)
+            self._timer = self.set_interval(self._frame, self._tick)
         elif not playing and self._timer is not None:
             self._timer.stop()
             self._timer = None
             self._ended()
 
     def _tick(self) -> None:
-        self.director.tick(FRAME)
+        self.director.tick(self._frame)
         self.show()
 
     def _ended(self) -> None:
@@ -157,6 +167,8 @@ class VmvizApp(App[None]):
         current = self.director.session.current
         if current is None or self.director.session.inside is not None:
             return
+        if self._shown_signal is not current:
+            self._shown_signal = None
         if current.outcome.signal is not None and self._shown_signal is not current:
             self._shown_signal = current
             self.action_signal()
@@ -179,6 +191,7 @@ class VmvizApp(App[None]):
             self.action_next()
         else:
             self.director.go_to(event.number)
+            self._shown_signal = self.director.session.current
             self.show()
 
     @on(KeyBar.Pressed)
@@ -191,37 +204,61 @@ class VmvizApp(App[None]):
         """Run something that may fail, and show what came of it."""
         try:
             outcome: Outcome | None = run()
-        except ScriptError as error:
-            near = f"\ndid you mean {error.nearest}?" if error.nearest else ""
-            self._say(f"column {error.column}: {error.message}{near}", "error")
-            return None
         except VmvizError as error:
-            self._say(str(error), "error")
+            self._say_error(error)
             return None
         self.show()
         if not self.director.player.playing:
             self._ended()
         return outcome
 
+    def _say_error(self, error: VmvizError) -> None:
+        text = str(error)
+        if isinstance(error, ScriptError):
+            near = f"\ndid you mean {error.nearest}?" if error.nearest else ""
+            text = f"column {error.column}: {error.message}{near}"
+        self._say(text, "error")
+
     def _say(self, text: str, severity: Any = "information") -> None:
         self.notify(text, severity=severity, markup=False, timeout=6)
 
-    def run_statement(self, text: str) -> bool:
-        """Run a statement of the user's; returns whether it was one."""
-        future = len(self.director.session.future)
-        done = len(self.director.session.done)
-        self._do(lambda: self.director.run(text))
-        ran = self.director.session.done[-1:] and self.director.session.done[-1].outcome.text == " ".join(text.split())
-        if future and len(self.director.session.done) <= done:
-            self._say(f"{future} statement{'s' if future > 1 else ''} after this one dropped (u goes back no further)")
-        if ran:
+    def run_statement(self, text: str, then: Callable[[], None] | None = None) -> None:
+        """Run a statement of the user's, and call ``then`` when it was one.
+
+        Asks first when the position stands inside another one, and when statements of the user's would be dropped.
+        """
+        session = self.director.session
+
+        def run(answer: str | None = "run") -> None:
+            if answer is None:
+                return
+            again = sum(done.story is not None for done in session.future)
+            if self._do(lambda: self.director.run(text)) is None:
+                return
+            if again:
+                self._say(f"{again} later statement{'s' if again > 1 else ''} of the story to come again")
             self.screen_stack[0].query_one(CommandLine).remember(text)
-        return bool(ran)
+            if then is not None:
+                then()
+
+        def begin() -> None:
+            try:
+                lost = self.director.lost_by(text)
+            except VmvizError as error:
+                self._say_error(error)
+                return
+            if lost:
+                self.push_screen(ask_lost(lost, len(session.future) - len(lost)), run)
+            else:
+                run()
+
+        self._at_border(begin)
 
     def action_zap(self) -> None:
         """Open the zap form."""
-        if not self._at_border():
-            return
+        self._at_border(self._open_form)
+
+    def _open_form(self) -> None:
         scene = self.director.scene()
 
         def preview(state: zapform.FormState) -> None:
@@ -237,18 +274,42 @@ class VmvizApp(App[None]):
 
         self.push_screen(ZapForm(self.director, zapform.initial(scene), preview), close)
 
-    def _at_border(self) -> bool:
-        if self.director.session.inside is not None:
-            self.director.player.pause()
-            self._say("a statement is under way: Enter finishes it, u takes it back", "warning")
+    def _at_border(self, go: Callable[[], None]) -> None:
+        """Call ``go`` where a statement can begin: from inside one, ask whether to finish it or to take it back."""
+        inside = self.director.session.inside
+        if inside is None:
+            go()
+            return
+        self.director.player.pause()
+        self.show()
+
+        def after(answer: str | None) -> None:
+            if answer == "finish":
+                self.director.finish()
+            elif answer == "back":
+                self.director.move("statement", -1)
+            else:
+                return
             self.show()
-            return False
-        return True
+            go()
+
+        self.push_screen(ask_inside(inside.outcome.text), after)
 
     def action_touch(self, func: str) -> None:
         """Read or write the page under the cursor."""
-        if self._at_border():
-            self._do(lambda: self.director.run(self.director.touch_text(func)))
+        address = self.director.cursor
+
+        def touch() -> None:
+            # What was finished or taken back before may have moved the cursor: the page meant is the one chosen.
+            self.director.cursor = address
+            try:
+                text = self.director.touch_text(func)
+            except VmvizError as error:
+                self._say_error(error)
+                return
+            self.run_statement(text)
+
+        self._at_border(touch)
 
     def action_select(self) -> None:
         """Begin or end a selection."""
@@ -262,23 +323,33 @@ class VmvizApp(App[None]):
 
     def action_clear(self) -> None:
         """Drop the selection; else leave a refused call."""
-        current = self.director.session.current
+        session = self.director.session
+        current = session.current
         if not self.director.clear_selection():
             if self.director.player.playing:
                 self.director.player.pause()
-            elif current is not None and current.outcome.refusal is not None and current.story is None:
+            elif current is not None and current.outcome.refusal is not None and not session.at_story_start:
                 self.director.move("statement", -1)
         self.show()
 
     def action_play(self) -> None:
         """Play or pause."""
+        session = self.director.session
+        if session.inside is None and not session.future and not session.pending:
+            self._say(NOTHING_TO_COME)
+            return
         self._do(self.director.play_or_pause)
 
     def action_move(self, what: str, count: int) -> None:
         """Move in time."""
         if not self.director.move(what, count):
-            self._say("this is the " + ("beginning" if count < 0 else "end"))
+            end = "this is the end; n runs the next statement" if self.director.session.pending else NOTHING_TO_COME
+            self._say("this is the beginning" if count < 0 else end)
+        if count < 0:
+            # Who goes back past a signal has read of it.
+            self._shown_signal = self.director.session.current
         self.show()
+        self._ended()
 
     def action_enter(self) -> None:
         """Finish a statement; run the nearest legal call of a refused one; show a signal's screen."""
@@ -309,8 +380,11 @@ class VmvizApp(App[None]):
         if self.director.session.inside is not None:
             self.action_enter()
             return
-        if self._do(self.director.run_next) is None and not self.director.session.pending:
-            self._say("the story is at its end; u goes back, : takes statements of your own")
+        session = self.director.session
+        if not session.pending and not session.future:
+            self._say(NOTHING_TO_COME)
+            return
+        self._do(self.director.run_next)
 
     def action_readable(self) -> None:
         """Addresses as fb+1M or in hex."""
@@ -352,9 +426,12 @@ class VmvizApp(App[None]):
         if not text:
             self._leave_command()
             return
-        if self.run_statement(text):
+
+        def ran() -> None:
             event.input.value = ""
             self._leave_command()
+
+        self.run_statement(text, ran)
 
     def action_find(self) -> None:
         """Go to an address, a VMA or a frame."""

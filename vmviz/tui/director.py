@@ -133,6 +133,11 @@ class Director:
         self._begin(outcome)
         return outcome
 
+    def lost_by(self, text: str) -> list[Done]:
+        """The user's own statements that running ``text`` here would drop.  Raises `ScriptError` when it is none."""
+        self.session.runner.parse(text, "<console>")
+        return [done for done in self.session.future if done.story is None]
+
     def run_next(self) -> Outcome | None:
         """Run the story's next statement, or do the next one again, and begin to play it."""
         self.player.pause()

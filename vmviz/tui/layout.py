@@ -72,8 +72,9 @@ def _wide(w: int, h: int) -> Regions:
     bottom -= 2
     out["ruler"] = (0, bottom, w, 2)
     room = bottom - 1
-    left = 44 if w < 150 else 54
-    right = 33 if w < 150 else 50
+    left, right = 44, 33
+    if w >= 150:  # the tree reads best at about 72 columns; names and frames take the rest
+        left, right = 44 + (w - 150) // 3 + 10, max(33, w - (44 + (w - 150) // 3 + 10) - 72)
     out["vmas"] = (0, 1, left, room)
     out["tree"] = (left, 1, w - left - right, room)
     out["frames"] = (w - right, 1, right, room)

@@ -38,7 +38,7 @@ class LogView:
             rows.append(LogRow("border"))
             first = len(done) + 1
             rows += [
-                LogRow("pending", first + i, _short(p.statement.text), "= ?", "pending")
+                LogRow("pending", first + i, short(p.statement.text), "= ?", "pending")
                 for i, p in enumerate(session.pending)
             ]
         self.rows = rows
@@ -49,7 +49,7 @@ class LogView:
         kind = "done" if i < here or inside else "future"
         result = "..." if inside else f"= {o.result}"
         bad = o.expected is False or o.refusal is not None or o.errno is not None or o.signal is not None
-        return LogRow(kind, i + 1, _short(o.text), result, "fail" if bad and not inside else "result")
+        return LogRow(kind, i + 1, short(o.text), result, "fail" if bad and not inside else "result")
 
     def row_count(self) -> int:
         """How many rows there are."""
@@ -84,7 +84,12 @@ class LogView:
         return call_text(self.session.done[r.n - 1].outcome)
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """A statement in one line, without its expectation.
+
+    >>> short("munmap(fb,  4K)   = 0")
+    'munmap(fb, 4K)'
+    """
     text = " ".join(text.split())
     cut = text.rfind(") =")
     return text[: cut + 1] if cut >= 0 else text

@@ -26,7 +26,7 @@ def status_line(session: Session, width: int) -> Line:
     rss = format_size(mm.rss << 12)
     right: Line = [("rss ", "label"), (rss, "number")]
     if wide:
-        right += [("  VmPTE ", "label"), (format_size(mm.counters.data["pgtables"] + 4096), "number")]
+        right += [("  VmPTE ", "label"), (format_size(mm.counters.data["pgtables"]), "number")]
     right += [("  ", "text"), (position, "now"), (" ", "text")]
     room = width - line_width(right)
     return fit([*fit(left, max(0, room)), *right], width)

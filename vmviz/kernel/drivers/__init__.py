@@ -4,8 +4,8 @@ to refuse.
 | path | frames | how it is filled | VMA |
 |---|---|---|---|
 | /dev/fb0 | 8M of device memory from pfn e0000 | remap_pfn_range at mmap, no fault handler | VM_PFNMAP |
-| /sys/bus/pci/devices/0000:00:02.0/resource0 | 64K BAR from pfn fe000 | vmf_insert_pfn, page by page, on first touch | VM_PFNMAP |
-| /sys/bus/pci/devices/0000:00:02.0/resource2 | 256M BAR from pfn c0000 | the same | VM_PFNMAP |
+| resource0 | 64K BAR of 0000:00:02.0 from pfn fe000 | vmf_insert_pfn, by page, on first touch | VM_PFNMAP |
+| resource2 | 256M BAR from pfn c0000 | the same | VM_PFNMAP |
 | /dev/mixed | pages of the driver | vm_insert_page at mmap | VM_MIXEDMAP |
 | /dev/io | pages of the driver | an ordinary fault handler | VM_IO only |
 | /dev/page | pages of the driver | an ordinary fault handler | no special flag |

@@ -1,4 +1,6 @@
-"""What a driver is to the simulated kernel: an inode with an ``mmap`` method and a table of VMA operations."""
+"""What a driver is to the simulated kernel: an inode with an ``mmap`` method and a table of VMA
+operations.
+"""
 
 from __future__ import annotations
 

@@ -56,7 +56,9 @@ def add_frame_buffer(system: System, path: str, pfn: int, size: int) -> DeviceRe
 
 
 def add_bar(system: System, path: str, pfn: int, size: int) -> DeviceRegion:
-    """A PCI BAR that fills lazily: mmap maps nothing, the fault handler inserts one frame per touched page."""
+    """A PCI BAR that fills lazily: mmap maps nothing, the fault handler inserts one frame per touched
+    page.
+    """
 
     def mmap(mm: Mm, vma: Vma) -> Vma:
         in_device(size, vma, path)

@@ -15,12 +15,12 @@ from ..arch.tlb import TLB_ENTRIES
 from ..arch.x86 import _PAGE_ACCESSED, _PAGE_DIRTY, _PAGE_NX, _PAGE_PRESENT, _PAGE_RW
 from ..errors import SignalRaised, UnknownContentsError
 from ..trace.bulk import Bulk, SetLane
+from .brk import expand_downwards
 from .flags import VM_EXEC, VM_GROWSDOWN, VM_IO, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE
 from .frames import Contents
 from .memory.fault import handle_missing, handle_write_protected
 from .memory.pfn import VM_FAULT_MAJOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV
 from .memory.zap import pfns_of
-from .mmap import expand_downwards
 from .page_alloc import OutOfMemory
 
 if TYPE_CHECKING:
@@ -158,8 +158,10 @@ def _extent(values: Any, kind: str, first: int) -> int:
     return int(other[0]) if len(other) else len(values)
 
 
-def _run(mm: Mm, vma: Vma, page: int, n: int, kind: str, at: int) -> int:
-    """Serve a run from ``page`` on; returns how many pages are done, 0 when the access has to be tried again."""
+def _run(mm: Mm, vma: Vma, page: int, n: int, kind: str, at: int) -> int:  # noqa: PLR0917
+    """Serve a run from ``page`` on; returns how many pages are done, 0 when the access has to be tried
+    again.
+    """
     arena, va = mm.sys.arena, page << 12
     slot = arena.lookup(mm.pgd, va)
     entry = arena.flat[slot] if slot >= 0 else 0
@@ -173,14 +175,16 @@ def _run(mm: Mm, vma: Vma, page: int, n: int, kind: str, at: int) -> int:
         _signal("SIGSEGV", "SEGV_ACCERR", at, f"a fetch from a page without execute permission ({vma.perms})")
     if mm.unknown.data and (hidden := mm.unknown_pages(va, va + (n << 12))):
         raise UnknownContentsError(
-            f"{hidden} of the entries at {va:#x} cannot be observed from user space (VM_PFNMAP), so whether the access "
-            "would fault is not known; a zap_vma_ptes makes them known to be empty"
+            f"{hidden} of the entries at {va:#x} cannot be observed from user space (VM_PFNMAP), so whether the "
+            "access would fault is not known; a zap_vma_ptes makes them known to be empty"
         )
     _fault(mm, vma, at, va, slot, n, kind == WRITE, first)
     return 0
 
 
-def _fault(mm: Mm, vma: Vma, at: int, va: int, slot: int, n: int, write: bool, kind: int) -> None:
+def _fault(  # noqa: PLR0917
+    mm: Mm, vma: Vma, at: int, va: int, slot: int, n: int, write: bool, kind: int
+) -> None:
     j = mm.sys.journal
     code = (0x4 | (0x2 if write else 0)) | (0x1 if kind == PROTECTED else 0)
     j.enter("exc_page_fault", ("address", at), ("error_code", code), ("times", n))

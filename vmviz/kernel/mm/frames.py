@@ -119,7 +119,9 @@ class ContentColumn(Column):
 
 
 class DeviceRegion:
-    """Physical memory of a device, frames ``start_pfn`` to ``end_pfn``, outside RAM and without struct pages."""
+    """Physical memory of a device, frames ``start_pfn`` to ``end_pfn``, outside RAM and without struct
+    pages.
+    """
 
     def __init__(
         self, name: str, start_pfn: int, nr_pages: int, contents: Contents, pattern: bool = False
@@ -212,7 +214,7 @@ class Frames:
         """Empty: each column is a store of its own."""
         return b""
 
-    def alloc_page(
+    def alloc_page(  # noqa: PLR0917
         self,
         state: int,
         flags: int = 0,

@@ -30,17 +30,14 @@ from .flags import (
     PROT_WRITE,
     VM_ACCOUNT,
     VM_GROWSDOWN,
-    VM_LOCKED,
     VM_MAYEXEC,
     VM_MAYREAD,
     VM_MAYSHARE,
     VM_MAYWRITE,
     VM_NORESERVE,
-    VM_READ,
     VM_SHARED,
     VM_SOFTDIRTY,
     VM_SPECIAL,
-    VM_WRITE,
     accountable_mapping,
     calc_vm_flag_bits,
     calc_vm_prot_bits,
@@ -48,7 +45,6 @@ from .flags import (
 from .mm_types import STACK_GUARD_GAP, File, Inode, Mm
 from .munmap import do_munmap
 from .page_alloc import OutOfMemory
-from .rmap import anon_vma_prepare
 from .vma import Vma
 
 PAGE_MASK = ~4095
@@ -68,7 +64,7 @@ def _fail(errno: str, why: str, func: str = "mmap") -> NoReturn:
     raise KernelError(errno, func, why)
 
 
-def do_mmap(
+def do_mmap(  # noqa: PLR0917
     mm: Mm,
     addr: int,
     length: int,
@@ -184,7 +180,7 @@ def get_unmapped_area(mm: Mm, addr: int, size: int, flags: int) -> int:
         hint = (addr + 4095) & PAGE_MASK
         if hint <= mm.task_size - size and hint >= mm.sys.mmap_min_addr:
             after = mm.find_vma(hint)
-            free = after is None or hint + size <= _guarded_start(after)
+            free = after is None or hint + size <= guarded_start(after)
             if free and (after is None or after.start > hint):
                 return hint
     found = mm.vmas.find_gap_topdown(size, 4096, mm.field("mmap_base"), STACK_GUARD_GAP)
@@ -196,12 +192,12 @@ def get_unmapped_area(mm: Mm, addr: int, size: int, flags: int) -> int:
     return found
 
 
-def _guarded_start(vma: Vma) -> int:
+def guarded_start(vma: Vma) -> int:
     """Where a VMA starts for its lower neighbour (`vm_start_gap`): a stack keeps its guard gap free."""
     return max(0, vma.start - STACK_GUARD_GAP) if vma.vm_flags & VM_GROWSDOWN else vma.start
 
 
-def mmap_region(
+def mmap_region(  # noqa: PLR0917
     mm: Mm, addr: int, size: int, vm_flags: int, pgoff: int, backing: Backing | None = None
 ) -> int:
     """Put the mapping in place (mm/mmap.c): unmap what is there, charge, join a neighbour or insert a new
@@ -219,7 +215,7 @@ def mmap_region(
     file_id = 0
     if backing is not None:
         file_id, name, ops = backing.file.id, backing.file.path, ""
-    if _expand(mm, addr, end, vm_flags, file_id, pgoff) is not None:
+    if expand_neighbour(mm, addr, end, vm_flags, file_id, pgoff) is not None:
         # The file's mmap method is not asked: a neighbour that may grow over the range has been through it.
         mm.account(vm_flags, size >> 12)
         j.leave("mmap_region", addr)
@@ -291,7 +287,7 @@ def _alike(mm: Mm, neighbour: Vma, vm_flags: int, file_id: int) -> bool:
     )
 
 
-def _expand(mm: Mm, start: int, end: int, vm_flags: int, file_id: int, pgoff: int) -> Vma | None:
+def expand_neighbour(mm: Mm, start: int, end: int, vm_flags: int, file_id: int, pgoff: int) -> Vma | None:  # noqa: PLR0917
     """Grow a neighbour over the new range instead of inserting a VMA (the expanding part of mmap_region,
     6.1).
 
@@ -332,90 +328,4 @@ def _expand(mm: Mm, start: int, end: int, vm_flags: int, file_id: int, pgoff: in
     return grown
 
 
-def do_brk(mm: Mm, brk: int) -> int:
-    """Move the program break (brk(2)); returns the break that results, the old one on failure: there is no
-    error.
-    """
-    j, old = mm.sys.journal, int(mm.field("brk"))
-    j.enter("brk", ("brk", brk))
-    start = mm.field("start_brk")
-    new_end, old_end = (brk + 4095) & PAGE_MASK, (old + 4095) & PAGE_MASK
-    if brk < start or brk > mm.task_size:
-        j.leave("brk", old)
-        return old
-    if new_end < old_end:
-        do_munmap(mm, new_end, old_end - new_end)
-    elif new_end > old_end:
-        after = mm.find_vma(old_end)
-        if after is not None and new_end + 4096 > _guarded_start(after):
-            j.leave("brk", old)
-            return old
-        flags = (
-            VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_ACCOUNT | mm.field("def_flags")
-        )
-        try:
-            charge(mm, (new_end - old_end) >> 12)
-        except KernelError:
-            j.leave("brk", old)
-            return old
-        if _expand(mm, old_end, new_end, flags, 0, old_end >> 12) is None:
-            prot = vm_get_page_prot(flags)
-            vma = Vma(old_end, new_end, flags | VM_SOFTDIRTY, old_end >> 12, prot, 0, 0, "", "[heap]")
-            j.write(mm.vmas, old_end, vma)
-            j.add(mm.counters, "map_count", 1)
-        mm.account(flags, (new_end - old_end) >> 12)
-    mm.set_field("brk", brk)
-    j.leave("brk", brk)
-    return brk
-
-
-def expand_downwards(mm: Mm, vma: Vma, address: int) -> str:
-    """Grow a stack down to the page of ``address`` (`expand_stack`); returns why not, empty when it has
-    grown.
-    """
-    j = mm.sys.journal
-    j.enter("expand_downwards", ("vma", vma.start), ("address", address))
-    grow = (vma.start - address) >> 12
-    before = mm.vmas.find_prev(vma.start)
-    error = ""
-    if address < mm.sys.mmap_min_addr:
-        error = "it lies below mmap_min_addr"
-    elif (
-        before is not None
-        and before.vm_flags & 7
-        and not before.vm_flags & VM_GROWSDOWN
-        and address - before.end < STACK_GUARD_GAP
-    ):
-        error = f"it would come within the guard gap of 1 MiB of the VMA that ends at {before.end:#x}"
-    elif grow > vma.pgoff:
-        error = "its offset (vm_pgoff) would fall below 0"
-    elif vma.end - address > mm.field("stack_limit"):
-        error = f"the stack would exceed RLIMIT_STACK ({mm.field('stack_limit') >> 20} MiB)"
-    if error:
-        j.leave("expand_downwards", "ENOMEM")
-        return error
-    vma = anon_vma_prepare(mm, vma)
-    if vma.vm_flags & VM_ACCOUNT:
-        try:
-            charge(mm, grow)
-        except KernelError as refused:
-            j.leave("expand_downwards", "ENOMEM")
-            return refused.why
-    j.write(mm.vmas, vma.start, None)
-    j.write(mm.vmas, address, vma.replace(start=address, pgoff=vma.pgoff - grow))
-    mm.account(vma.vm_flags, grow)
-    if vma.vm_flags & VM_LOCKED:
-        j.add(mm.counters, "locked_vm", grow)
-    j.leave("expand_downwards", 0)
-    return error
-
-
-__all__ = [
-    "MAP_ANONYMOUS",
-    "Backing",
-    "do_brk",
-    "do_mmap",
-    "expand_downwards",
-    "get_unmapped_area",
-    "mmap_region",
-]
+__all__ = ["MAP_ANONYMOUS", "Backing", "do_mmap", "get_unmapped_area", "mmap_region"]

@@ -94,7 +94,7 @@ def unmap_region(mm: Mm, vmas: list[Vma], floor: int, ceiling: int) -> MmuGather
     return gather
 
 
-def free_pgtables(mm: Mm, start: int, end: int, floor: int, ceiling: int, gather: MmuGather) -> None:
+def free_pgtables(mm: Mm, start: int, end: int, floor: int, ceiling: int, gather: MmuGather) -> None:  # noqa: PLR0917
     """Free the tables of ``[start, end)`` whose whole span lies between ``floor`` and ``ceiling`` (0: no
     limit).
 
@@ -107,10 +107,12 @@ def free_pgtables(mm: Mm, start: int, end: int, floor: int, ceiling: int, gather
     j.leave("free_pgtables")
 
 
-def _free_level(
+def _free_level(  # noqa: PLR0917
     mm: Mm, row: int, level: int, base: int, start: int, end: int, floor: int, ceiling: int, gather: MmuGather
 ) -> None:
-    """Free the children of the table in ``row``, which maps from address ``base`` on, the lowest level first."""
+    """Free the children of the table in ``row``, which maps from address ``base`` on, the lowest level
+    first.
+    """
     arena, levels = mm.sys.arena, mm.sys.mode.levels
     if level == len(levels) - 1:
         return

@@ -160,7 +160,9 @@ class TableArena:
         return (row << bits) | ((va >> self.page_shift) & self.leaf_mask)
 
     def walk(self, pgd: int, va: int) -> list[int]:
-        """The slots on the way down to ``va``, from the root as far as tables exist (one per level reached)."""
+        """The slots on the way down to ``va``, from the root as far as tables exist (one per level
+        reached).
+        """
         slots = []
         row = pgd
         for n, level in enumerate(self.mode.levels):

@@ -36,7 +36,9 @@ def find_mergeable_anon_vma(mm: Mm, vma: Vma) -> int:
 
 
 def _reusable(old: Vma, a: Vma, b: Vma) -> int:
-    """``old``'s anon_vma if ``a`` and ``b`` might become one VMA after an mprotect (`anon_vma_compatible`)."""
+    """``old``'s anon_vma if ``a`` and ``b`` might become one VMA after an mprotect
+    (`anon_vma_compatible`).
+    """
     ignored = VM_READ | VM_WRITE | VM_EXEC | VM_SOFTDIRTY
     alike = (
         a.end == b.start

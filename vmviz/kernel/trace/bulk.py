@@ -42,7 +42,9 @@ def _values(values: Any, a: int, b: int) -> Any:
 
 
 class SetLane:
-    """Step ``i`` sets cell ``index[i]`` of ``store`` from ``old[i]`` to ``new[i]`` (or to one value for all)."""
+    """Step ``i`` sets cell ``index[i]`` of ``store`` from ``old[i]`` to ``new[i]`` (or to one value
+    for all).
+    """
 
     __slots__ = ("index", "new", "old", "store")
 

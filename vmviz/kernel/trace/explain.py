@@ -18,15 +18,18 @@ class Explained:
 _FUNCTIONS: dict[str, tuple[str, str]] = {
     "zap_vma_ptes": (
         "mm/memory.c",
-        "A driver takes PTEs of its mapping away; the VMA stays. All of the range must lie in one VM_PFNMAP VMA.",
+        "A driver takes PTEs of its mapping away; the VMA stays. All of the range must lie in one "
+        "VM_PFNMAP VMA.",
     ),
     "zap_special_vma_range": (
         "mm/memory.c",
-        "The name of zap_vma_ptes from 7.1 on: VM_MIXEDMAP mappings are accepted too, and nothing is returned.",
+        "The name of zap_vma_ptes from 7.1 on: VM_MIXEDMAP mappings are accepted too, and nothing "
+        "is returned.",
     ),
     "zap_page_range_single": (
         "mm/memory.c",
-        "Frames a zap of one VMA: gather what is cleared, clear it, flush the TLB once, free what nobody uses.",
+        "Frames a zap of one VMA: gather what is cleared, clear it, flush the TLB once, free what "
+        "nobody uses.",
     ),
     "unmap_page_range": (
         "mm/memory.c",
@@ -34,11 +37,13 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     ),
     "zap_pte_range": (
         "mm/memory.c",
-        "Clears the entries of one page table. A raw frame has no struct page: nothing is freed or uncounted.",
+        "Clears the entries of one page table. A raw frame has no struct page: nothing is freed or "
+        "uncounted.",
     ),
     "untrack_pfn": (
         "arch/x86/mm/pat/memtype.c",
-        "Drops the cache-type reservation of the whole VMA; VM_PAT goes off, even for a partial zap (up to 6.15).",
+        "Drops the cache-type reservation of the whole VMA; VM_PAT goes off, even for a partial zap "
+        "(up to 6.15).",
     ),
     "tlb_finish_mmu": (
         "mm/mmu_gather.c",
@@ -46,7 +51,8 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     ),
     "flush_tlb_mm_range": (
         "arch/x86/mm/tlb.c",
-        "Makes the CPUs forget the cleared translations: page by page up to 33 pages, all of the process above.",
+        "Makes the CPUs forget the cleared translations: page by page up to 33 pages, all of the "
+        "process above.",
     ),
     "mmap": ("mm/mmap.c", "A process asks for a mapping."),
     "mmap_region": (
@@ -60,7 +66,8 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     "call_mmap": ("mm/mmap.c", "The file's driver is told of the mapping and may fill it at once."),
     "remap_pfn_range": (
         "mm/memory.c",
-        "A driver maps consecutive frames by number. No struct page, no reference, no rss; the VMA becomes VM_PFNMAP.",
+        "A driver maps consecutive frames by number. No struct page, no reference, no rss; the VMA "
+        "becomes VM_PFNMAP.",
     ),
     "io_remap_pfn_range": ("mm/memory.c", "remap_pfn_range for device memory."),
     "remap_pte_range": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -42,8 +43,15 @@ class TextScreen(Overlay[str]):
         Binding("q", "close", "Close", show=False),
     ]
 
-    def __init__(self, title: str, lines: list[Line], answers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        title: str,
+        lines: list[Line],
+        answers: dict[str, str] | None = None,
+        right: str = "Esc closes",
+    ) -> None:
         super().__init__()
+        self._right = right
         self._title, self._lines = title, lines
         self._answers = answers or {}
 
@@ -51,11 +59,10 @@ class TextScreen(Overlay[str]):
         """The box."""
         with Vertical() as box:
             box.styles.height = len(self._lines) + 1
-            yield TextGrid(self._title, self._lines)
+            yield TextGrid(self._title, self._lines, self._right)
 
-    def on_key(self, event: object) -> None:
+    def on_key(self, event: events.Key) -> None:
         """A key that is an answer closes the screen with it."""
-        key = getattr(event, "key", "")
-        if key in self._answers:
-            event.stop()  # type: ignore[attr-defined]
-            self.dismiss(self._answers[key])
+        if event.key in self._answers:
+            event.stop()
+            self.dismiss(self._answers[event.key])

@@ -144,7 +144,7 @@ def entries_of(pfns: NDArray[np.int64], prot: int) -> NDArray[np.uint64]:
     return (pfns.astype(np.uint64) << np.uint64(12)) | np.uint64(prot)
 
 
-def alloc_lanes(
+def alloc_lanes(  # noqa: PLR0917
     frames: Frames,
     pfns: NDArray[np.int64],
     state: int,
@@ -266,7 +266,9 @@ def _wp_copy_raw(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> None:
 
 
 def _wp_copy_page(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> None:
-    """Copy pages that others use too (`wp_page_copy`), one at a time: each may be the last use of its page."""
+    """Copy pages that others use too (`wp_page_copy`), one at a time: each may be the last use of its
+    page.
+    """
     frames, j, arena = mm.sys.frames, mm.sys.journal, mm.sys.arena
     n = min(n, frames.states.buddy.nr_free())
     if not n:

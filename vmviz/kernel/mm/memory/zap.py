@@ -182,7 +182,7 @@ def zap_vma_ptes(mm: Mm, vma: Vma, address: int, size: int, func: str = "zap_vma
     return ZapResult(ret, 0, None, cleared, unknown, tuple(gather.flushes), gather.freed_pages, why, checks)
 
 
-def _refusal(
+def _refusal(  # noqa: PLR0917
     vma: Vma, address: int, size: int, failed: CheckResult, checks: tuple[CheckResult, ...], contract: str
 ) -> Refusal:
     end = (address + size) & WRAP
@@ -275,9 +275,8 @@ def unmap_page_range(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather) 
     j.enter("unmap_page_range", ("start", start), ("end", end))
     cleared = 0
     if start & 4095:
-        # The loop finds the entry of the page that holds start and takes (end - start) / 4096 entries from
-        # there: an
-        # odd range with equal offsets at both ends leaves its last, partial page alone.
+        # The loop begins at the entry of the page that holds start and takes one entry for every 4096 bytes:
+        # an odd range with equal offsets at both ends leaves its last, partial page alone.
         start, end = start & -4096, end & -4096
     for slot, n, address, cuts in mm.sys.arena.runs(mm.pgd, start, end):
         cleared += zap_pte_range(mm, slot, n, address, cuts, gather)
@@ -292,7 +291,7 @@ _RSS = {ANON_PAGE: "anon", FILE_PAGE: "file", SHMEM_PAGE: "shmem"}
 _FUNC = "zap_pte_range"
 
 
-def zap_pte_range(mm: Mm, slot: int, n: int, address: int, cuts: tuple[int, ...], gather: MmuGather) -> int:
+def zap_pte_range(mm: Mm, slot: int, n: int, address: int, cuts: tuple[int, ...], gather: MmuGather) -> int:  # noqa: PLR0917
     """Clear ``n`` entries from ``slot`` on (mm/memory.c), by what is behind them; returns how many were not
     empty.
 
@@ -341,7 +340,7 @@ def pfns_of(values: NDArray[np.uint64]) -> NDArray[np.int64]:
     return (raw >> np.uint64(12)).astype(np.int64)
 
 
-def _zap_run(
+def _zap_run(  # noqa: PLR0917
     mm: Mm,
     slot: int,
     address: int,

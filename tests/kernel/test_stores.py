@@ -1,0 +1,304 @@
+"""The stores below the machine: buddy allocator, table arena, page contents, and the journal over them."""
+
+from __future__ import annotations
+
+import random
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from vmviz.kernel.arch import get_mode
+from vmviz.kernel.mm.frames import MAX_CONTENTS, Contents, DeviceRegion, Frames
+from vmviz.kernel.mm.page_alloc import ANON, FREE, RESERVED, FrameStates, OutOfMemory, Zone, zones_of
+from vmviz.kernel.mm.pgtable import TableArena
+from vmviz.kernel.trace.bulk import AddLane, Bulk, CountLane, SetLane
+from vmviz.kernel.trace.journal import Journal
+from vmviz.kernel.trace.store import Column, Counters, Keyed
+
+# -- buddy
+
+
+def lists(states: FrameStates) -> dict[int, list[int]]:
+    """The free blocks by order, found naively: the largest aligned blocks that are free as a whole."""
+    out: dict[int, list[int]] = {}
+    free, at = states.array == FREE, 0
+    while at < len(free):
+        order = 10
+        while order >= 0 and (
+            at % (1 << order) or at + (1 << order) > len(free) or not free[at : at + (1 << order)].all()
+        ):
+            order -= 1
+        if order >= 0:
+            out.setdefault(order, []).append(at)
+        at += 1 << max(order, 0)
+    return out
+
+
+def test_the_worked_example() -> None:
+    """16 free pages: one block of order 4."""
+    states = FrameStates(16)
+    buddy = states.buddy
+
+    def take(order: int) -> int:
+        pfn = buddy.take(order)
+        for i in range(1 << order):
+            states.put(pfn + i, ANON)
+        return pfn
+
+    def give(pfn: int, order: int) -> None:
+        for i in range(1 << order):
+            states.put(pfn + i, FREE)
+
+    assert buddy.orders() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+    assert take(0) == 0
+    assert lists(states) == {0: [1], 1: [2], 2: [4], 3: [8]}
+    assert take(1) == 2
+    assert buddy.orders()[:4] == [1, 0, 1, 1]
+    assert take(2) == 4
+    assert buddy.orders()[:4] == [1, 0, 0, 1]
+    give(0, 0)
+    assert buddy.orders()[:4] == [0, 1, 0, 1]
+    give(2, 1)
+    assert buddy.orders()[:4] == [0, 0, 1, 1]
+    give(4, 2)
+    assert buddy.orders()[:5] == [0, 0, 0, 0, 1]
+    assert buddy.check() == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1 << 20), frames=st.sampled_from([64, 1000, 3000, 5000]))
+def test_free_blocks_are_what_the_states_say(seed: int, frames: int) -> None:
+    dice, states = (
+        random.Random(seed),
+        FrameStates(
+            frames,
+            (Zone("a", 0, frames // 2 & -1024 or frames), Zone("b", frames // 2 & -1024 or frames, frames)),
+        ),
+    )
+    for _ in range(60):
+        lo = dice.randrange(frames)
+        if dice.random() < 0.4:
+            states.put(lo, dice.choice([FREE, ANON]))
+            continue
+        hi = min(frames, lo + dice.randrange(1, 700))
+        index = (
+            slice(lo, hi)
+            if dice.random() < 0.5
+            else np.array(dice.sample(range(lo, hi), max(1, (hi - lo) // 2)))
+        )
+        states.put_many(index, dice.choice([FREE, ANON, RESERVED]))
+    found = lists(states)
+    assert states.buddy.orders() == [len(found.get(o, [])) for o in range(11)]
+    assert states.buddy.check() == []
+    assert states.buddy.nr_free() == int((states.array == FREE).sum())
+    assert int(states.pyramid[:, FREE].sum()) == states.buddy.nr_free()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1 << 20), n=st.integers(1, 300))
+def test_a_range_is_what_single_allocations_hand_out(seed: int, n: int) -> None:
+    dice = random.Random(seed)
+    frames = Frames(2048, Journal())
+    for _ in range(40):
+        lo = dice.randrange(2, 2000)
+        frames.states.put_many(slice(lo, lo + dice.randrange(1, 40)), ANON)
+    if n > frames.states.buddy.nr_free():
+        with pytest.raises(OutOfMemory):
+            frames.alloc_range(n)
+        return
+    ahead = frames.alloc_range(n).tolist()
+    assert ahead == [frames.alloc_page(ANON) for _ in range(n)]
+
+
+def test_the_highest_zone_is_used_first_and_blocks_keep_to_their_zone() -> None:
+    zones = zones_of(8192)
+    assert [(z.name, z.start_pfn, z.end_pfn) for z in zones] == [("DMA", 0, 4096), ("DMA32", 4096, 8192)]
+    states = FrameStates(8192)
+    assert states.buddy.take(0) == 4096
+    assert states.buddy.orders(0)[10] == 4
+    states.put_many(slice(4096, 8192), ANON)
+    assert states.buddy.take(3) == 0
+    states.put_many(slice(0, 4096), ANON)
+    with pytest.raises(OutOfMemory, match="order 0"):
+        states.buddy.take(0)
+
+
+def test_check_finds_a_wrong_list() -> None:
+    states = FrameStates(64)
+    states.array[5] = ANON  # behind the allocator's back
+    assert states.buddy.check()
+
+
+# -- contents
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4095), st.binary(min_size=1, max_size=40)), max_size=12))
+def test_contents_read_back_what_was_written(writes: list[tuple[int, bytes]]) -> None:
+    store, number, page = Contents(), 0, bytearray(4096)
+    for offset, text in writes:
+        data = text[: 4096 - offset]
+        page[offset : offset + len(data)] = data
+        number = store.written(number, offset, data)
+        assert store.read(number, 0, 4096) == bytes(page)
+    assert store.number(bytes(page)) == number, "equal pages have one number"
+
+
+def test_contents_are_bounded_and_say_so() -> None:
+    store = Contents()
+    for i in range(MAX_CONTENTS + 5):
+        store.number(i.to_bytes(3, "big") + b"x")
+    assert store.dropped == 6
+    assert store.number(b"something new") == 0
+
+
+def test_device_patterns() -> None:
+    region = DeviceRegion("d", 0x100, 600, store := Contents(), pattern=True)
+    for i in (0, 1, 255, 256, 599):
+        assert store.read(region.content.flat[i], 0, 17) == bytes([i & 0xFF]) * 16 + b"\0"
+
+
+# -- the arena
+
+
+def test_tables_are_made_on_the_way_down_and_found_again() -> None:
+    j = Journal()
+    frames = Frames(4096, j)
+    arena, counters = TableArena(get_mode("x86-64-4l"), frames, j, rows=2), Counters("c", ("pgtables",))
+    start = j.digest()
+    pgd = arena.alloc_table(0)
+    assert arena.lookup(pgd, 0x1000) == -1
+    addresses = [0x1000, 0x200000, 0x40000000, 1 << 39, 0x7FFFFFFFE000]
+    slots = [arena.ensure(pgd, va, counters) for va in addresses]  # the arena grows on the way
+    assert counters.get("pgtables") == 4096 * (3 + 1 + 2 + 3 + 3)
+    assert [arena.lookup(pgd, va) for va in addresses] == slots
+    assert len(arena.walk(pgd, 0x1000)) == 4
+    half = arena.ensure(pgd, 2 << 39, counters, leaf=False)
+    assert not arena.flat[half]
+    assert counters.get("pgtables") == 4096 * 14
+    assert arena.lookup(pgd, 2 << 39) == -1
+    for slot in slots:
+        j.write(arena, slot, 0x8000000000000067)
+    segments = list(arena.segments(pgd, 0, 1 << 47))
+    assert [va for _, _, va in segments] == [va & -(1 << 21) for va in addresses]
+    assert sum(n for _, n, _ in segments) == 512 * 5
+    assert list(arena.segments(pgd, 0x1000, 0x3000)) == [(slots[0], 2, 0x1000)]
+    end = j.digest()
+    j.seek((0, 0))
+    assert j.digest() == start
+    j.seek(j.end)
+    assert j.digest() == end
+
+
+def test_runs_join_tables_that_lie_side_by_side() -> None:
+    j = Journal()
+    arena, counters = TableArena(get_mode("x86-64-4l"), Frames(4096, j), j), Counters("c", ("pgtables",))
+    pgd = arena.alloc_table(0)
+    for i in range(4):
+        arena.ensure(pgd, i << 21, counters)
+    runs = arena.runs(pgd, 0x1000, 4 << 21)
+    covered = sum(n for _, n, _, _ in runs)
+    assert covered == 4 * 512 - 1
+    assert sum(len(cuts) for *_, cuts in runs) == 4
+    assert [(n, cuts) for _, n, _, cuts in runs] == [(4 * 512 - 1, (0, 511, 1023, 1535))]
+
+
+# -- the journal
+
+
+def make() -> tuple[Journal, Column, Column, Counters, Keyed]:
+    j = Journal()
+    a, b, c, k = Column("a", 32, np.int64), Column("b", 32, np.int32), Counters("c", ("n",)), Keyed("k")
+    for store in (a, b, c, k):
+        j.register(store)
+    return j, a, b, c, k
+
+
+def fill(stores: tuple[Journal, Column, Column, Counters, Keyed], dice: random.Random) -> None:
+    j, a, b, c, k = stores
+    for _ in range(dice.randrange(2, 14)):
+        kind = dice.randrange(5)
+        if kind == 0:
+            j.write(a, dice.randrange(32), dice.randrange(9))
+        elif kind == 1:
+            j.write(k, dice.randrange(3), dice.choice([None, "x", "y"]))
+        elif kind == 2:
+            j.event("e")
+        else:
+            n = dice.randrange(2, 9)
+            at = slice(lo := dice.randrange(20), lo + n) if kind == 3 else np.array(dice.sample(range(32), n))
+            new = np.array([dice.randrange(9) for _ in range(n)])
+            j.bulk(
+                Bulk(
+                    "f",
+                    n,
+                    (SetLane(a, at, a.array[at].copy(), new), AddLane(b, at, 2), CountLane(c, "n", new)),
+                )
+            )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1 << 20))
+def test_any_position_can_be_reached_from_any_other(seed: int) -> None:
+    dice = random.Random(seed)
+    stores = make()
+    fill(stores, dice)
+    j = stores[0]
+    places = [(i, s) for i, r in enumerate(j.records) for s in range(r.n if isinstance(r, Bulk) else 1)] + [
+        j.end
+    ]
+    seen = {}
+    for place in places:
+        j.seek(place)
+        seen[place] = (j.digest(), j.position)
+    assert all(at == place for place, (_, at) in seen.items())
+    for _ in range(25):
+        place = dice.choice(places)
+        j.seek(place)
+        assert j.digest() == seen[place][0]
+
+
+def test_positions_that_do_not_exist() -> None:
+    j, a, b, *_ = make()
+    j.write(a, 0, 1)
+    j.bulk(Bulk("f", 3, (AddLane(b, slice(0, 3), 1),)))
+    for place in ((3, 0), (-1, 0), (0, 1), (1, 3), (1, -1)):
+        with pytest.raises(IndexError):
+            j.seek(place)
+    assert j.position == j.end
+
+
+def test_truncate_drops_the_future_at_borders_only() -> None:
+    j, a, b, *_ = make()
+    j.write(a, 0, 1)
+    j.bulk(Bulk("f", 3, (AddLane(b, slice(0, 3), 1),)))
+    j.seek((1, 2))
+    with pytest.raises(ValueError, match="inside"):
+        j.truncate()
+    j.seek((1, 0))
+    j.truncate()
+    assert (len(j.records), j.position) == (1, (1, 0))
+    assert b.array.sum() == 0
+    j.write(a, 1, 2)
+    assert j.end == (2, 0)
+
+
+def test_between_tells_what_changed() -> None:
+    j, a, b, *_ = make()
+    j.write(a, 0, 1)
+    j.event("e")
+    j.bulk(Bulk("f", 5, (AddLane(b, slice(0, 5), 1),)))
+    steps = [(type(r).__name__, lo, hi) for r, lo, hi in j.between((0, 0), (2, 3))]
+    assert steps == [("tuple", 0, 1), ("Event", 0, 0), ("Bulk", 0, 3)]
+    assert [(lo, hi) for _, lo, hi in j.between((2, 3), j.end)] == [(3, 5)]
+
+
+def test_steps_and_addresses_of_a_bulk() -> None:
+    even = Bulk("f", 4, (), address=0x1000)
+    assert [even.address_of(i) for i in range(4)] == [0x1000, 0x2000, 0x3000, 0x4000]
+    assert [even.step_of(x) for x in (0, 0x1000, 0x1001, 0x4000, 0x9000)] == [0, 0, 1, 3, 4]
+    odd = Bulk("f", 3, (), addresses=np.array([0x1000, 0x5000, 0x9000], np.uint64))
+    assert [odd.step_of(x) for x in (0, 0x5000, 0x5001, 0xA000)] == [0, 1, 2, 3]
+    assert odd.address_of(2) == 0x9000

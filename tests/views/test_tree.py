@@ -15,7 +15,8 @@ from vmviz.views import entries as ent
 from vmviz.views.cells import ROLES, Line, plain
 from vmviz.views.scene import Range, Scene
 from vmviz.views.trail import Trail
-from vmviz.views.tree import TreeState, TreeView
+from vmviz.views.tree import TreeView
+from vmviz.views.tree_rows import TreeState
 
 M = 1 << 20
 FB, BAR = 0x7FFFF7000000, 0x7FFFF7FB0000

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ..kernel.errors import VmvizError
+from ..kernel.errors import CallerBugError, KernelError, Refusal, VmvizError
 from ..kernel.mm.access import Access
 from ..kernel.mm.flags import O_RDWR
+from ..kernel.mm.memory.pfn import follow_pfn as kernel_follow_pfn
 from ..kernel.mm.memory.zap import ZapResult
+from ..kernel.mm.page_alloc import DRIVER
 from ..kernel.mm.vma import Vma
 
 if TYPE_CHECKING:
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 Value = Any
 """An int, a str, or a `Vma`."""
+
+READ_BACK = 256
+"""The longest load, in bytes, that gives back all that it read."""
+
+PFN_BITS = 40
+"""Frame numbers of x86-64 have at most so many bits (52 of a physical address, less 12)."""
 
 
 class ArgumentError(VmvizError):
@@ -71,7 +79,9 @@ class Function:
 FUNCTIONS: dict[str, Function] = {}
 
 
-def _function(params: str, about: str, name: str = "") -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+def _function(
+    params: str, about: str, name: str = ""
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     def register(call: Callable[..., Result]) -> Callable[..., Result]:
         key = name or call.__name__.strip("_")
         FUNCTIONS[key] = Function(key, tuple(params.split()), about, call)
@@ -88,10 +98,25 @@ def _number(index: int, value: Value, what: str) -> int:
     raise ArgumentError(index, f"{what} must be a number, not {_kind(value)}")
 
 
-def _vma(index: int, value: Value) -> Vma:
-    if isinstance(value, Vma):
-        return value
-    raise ArgumentError(index, f"the VMA must be given as vma(address) or vma(name), not as {_kind(value)}")
+def _pfn(index: int, value: Value) -> int:
+    number = _number(index, value, "pfn")
+    if number >> PFN_BITS:
+        raise ArgumentError(
+            index, f"pfn {number:#x} is too large: a frame number has at most {PFN_BITS} bits"
+        )
+    return number
+
+
+def _vma(m: Machine, index: int, value: Value) -> Vma:
+    """The VMA as it is now: in C the variable is a pointer, so it sees what has become of the VMA since."""
+    if not isinstance(value, Vma):
+        kind = _kind(value)
+        raise ArgumentError(index, f"the VMA must be given as vma(address) or vma(name), not as {kind}")
+    now = m.mm.vma_at(value.start)
+    if now is None:
+        message = f"the VMA at {value.start:#x} is gone: the variable points to freed memory"
+        raise CallerBugError("vma", "use after free", message, Refusal("caller_bug", message))
+    return now
 
 
 def _kind(value: Value) -> str:
@@ -145,11 +170,20 @@ def ftruncate(m: Machine, fd: Value, length: Value) -> Result:
 
 
 @_function("addr length prot flags fd? offset?", "map memory; the address is returned")
-def mmap(m: Machine, addr: Value, length: Value, prot: Value, flags: Value, fd: Value = -1, offset: Value = 0) -> Result:
+def mmap(
+    m: Machine, addr: Value, length: Value, prot: Value, flags: Value, fd: Value = -1, offset: Value = 0
+) -> Result:
     numbers = [
         _number(i, v, w)
         for i, (v, w) in enumerate(
-            ((addr, "addr"), (length, "length"), (prot, "prot"), (flags, "flags"), (fd, "fd"), (offset, "offset"))
+            (
+                (addr, "addr"),
+                (length, "length"),
+                (prot, "prot"),
+                (flags, "flags"),
+                (fd, "fd"),
+                (offset, "offset"),
+            )
         )
     ]
     return Result(m.mmap(*numbers[:4], _signed(numbers[4]), numbers[5]), address=True)
@@ -177,30 +211,63 @@ def brk(m: Machine, addr: Value) -> Result:
     return Result(m.brk(_number(0, addr, "addr")), address=True)
 
 
-def _access(a: Access, data: bytes | None) -> Result:
-    return Result(0, fields={"touched": a.touched, "min_flt": a.min_flt, "maj_flt": a.maj_flt, "data": data})
+def _access(a: Access, **fields: Any) -> Result:
+    return Result(0, fields={"touched": a.touched, "min_flt": a.min_flt, "maj_flt": a.maj_flt, **fields})
 
 
-@_function("addr length?", "read: touch every page of the range (1 byte without a length)")
+@_function(
+    "addr length?", "read: touch every page of the range (1 byte without a length) and show what it holds"
+)
 def load(m: Machine, addr: Value, length: Value = 1) -> Result:
-    a = m.load(_number(0, addr, "addr"), _number(1, length, "length"))
-    return _access(a, a.data)
+    at, n = _number(0, addr, "addr"), _number(1, length, "length")
+    a = m.load(at, n)
+    if n <= READ_BACK:
+        return _access(a, data=m.peek(at, max(n, 1)))
+    return _access(a, page_bytes=a.data)
 
 
-@_function("addr length? byte?", "write: touch every page of the range; a string as length is written as bytes")
+@_function(
+    "addr length? byte?",
+    'write: touch every page of the range, or store the bytes of a string: store(a, "text")',
+)
 def store(m: Machine, addr: Value, length: Value = 1, byte: Value = 0x5A) -> Result:
     at = _number(0, addr, "addr")
     if isinstance(length, str):
-        return _access(m.store(at, data=length.encode("latin-1", "replace")), None)
-    return _access(m.store(at, _number(1, length, "length"), _number(2, byte, "byte") & 0xFF), None)
+        if not length:
+            raise ArgumentError(1, "an empty string writes nothing")
+        return _access(m.store(at, data=_bytes(length)))
+    return _access(m.store(at, _number(1, length, "length"), _number(2, byte, "byte") & 0xFF))
+
+
+def _bytes(text: str) -> bytes:
+    """The bytes of a string literal.
+
+    >>> _bytes("\udcff\xfc")
+    b'\xff\xc3\xbc'
+    """
+    return text.encode("utf-8", "surrogateescape")
+
+
+@_function("fd buf count offset", "write to a file at an offset, through the page cache")
+def pwrite64(m: Machine, fd: Value, buf: Value, count: Value, offset: Value) -> Result:
+    at = _number(3, offset, "offset")
+    if at >> 63:
+        raise KernelError("EINVAL", "pwrite64", "the offset is negative")
+    if not isinstance(buf, str):
+        raise ArgumentError(1, f"buf must be a string, not {_kind(buf)}")
+    data = _bytes(buf)[: _number(2, count, "count")]
+    return Result(m.pwrite(_number(0, fd, "fd"), data, at))
 
 
 @_function("addr", "fetch an instruction", "exec")
 def _exec(m: Machine, addr: Value) -> Result:
-    return _access(m.exec(_number(0, addr, "addr")), None)
+    return _access(m.exec(_number(0, addr, "addr")))
 
 
-@_function("where", "the VMA that contains an address or has a name, vma(fb) or vma(\"[stack]\"); as a number it is its vm_start")
+@_function(
+    "where",
+    'the VMA that contains an address or has a name, vma(fb) or vma("[stack]"); as a number it is its vm_start',
+)
 def vma(m: Machine, where: Value) -> Result:
     if isinstance(where, Vma):
         return Result(where)
@@ -208,10 +275,11 @@ def vma(m: Machine, where: Value) -> Result:
 
 
 def _zap(m: Machine, area: Value, address: Value, size: Value) -> Result:
-    r: ZapResult = m.zap_vma_ptes(_vma(0, area), _number(1, address, "address"), _number(2, size, "size"))
+    r: ZapResult = m.zap_vma_ptes(_vma(m, 0, area), _number(1, address, "address"), _number(2, size, "size"))
     fields = {
         "refusal": r.refusal,
         "verdict": r.verdict,
+        "checks": r.checks,
         "ptes_cleared": r.ptes_cleared,
         "ptes_unknown": r.ptes_unknown,
         "tlb": r.tlb,
@@ -221,38 +289,59 @@ def _zap(m: Machine, area: Value, address: Value, size: Value) -> Result:
     return Result(r.ret, fields=fields)
 
 
-@_function("vma address size", "remove the PTEs of a range of a VM_PFNMAP VMA, and nothing else; 0 if successful")
+@_function(
+    "vma address size", "remove the PTEs of a range of a VM_PFNMAP VMA, and nothing else; 0 if successful"
+)
 def zap_vma_ptes(m: Machine, area: Value, address: Value, size: Value) -> Result:
     return _zap(m, area, address, size)
 
 
 @_function("vma address size", "zap_vma_ptes as Linux 7.1 has it: VM_MIXEDMAP too, nothing is returned")
 def zap_special_vma_range(m: Machine, area: Value, address: Value, size: Value) -> Result:
+    if m.sys.zap_contract != "special":
+        raise ArgumentError(
+            -1,
+            'zap_special_vma_range is there from 7.1 on: boot(zap_contract="special"), or call zap_vma_ptes',
+        )
     return _zap(m, area, address, size)
 
 
 @_function("vma addr pfn size", "a driver maps consecutive frames; the VMA becomes VM_PFNMAP")
 def remap_pfn_range(m: Machine, area: Value, addr: Value, pfn: Value, size: Value) -> Result:
-    m.remap_pfn_range(_vma(0, area), _number(1, addr, "addr"), _number(2, pfn, "pfn"), _number(3, size, "size"))
+    m.remap_pfn_range(_vma(m, 0, area), _number(1, addr, "addr"), _pfn(2, pfn), _number(3, size, "size"))
     return Result(0)
 
 
 @_function("vma addr pfn size", "remap_pfn_range for device memory")
 def io_remap_pfn_range(m: Machine, area: Value, addr: Value, pfn: Value, size: Value) -> Result:
-    m.io_remap_pfn_range(_vma(0, area), _number(1, addr, "addr"), _number(2, pfn, "pfn"), _number(3, size, "size"))
+    m.io_remap_pfn_range(_vma(m, 0, area), _number(1, addr, "addr"), _pfn(2, pfn), _number(3, size, "size"))
     return Result(0)
 
 
 @_function("vma start len", "a driver maps physical memory over a whole VMA")
 def vm_iomap_memory(m: Machine, area: Value, start: Value, length: Value) -> Result:
-    m.vm_iomap_memory(_vma(0, area), _number(1, start, "start"), _number(2, length, "len"))
+    m.vm_iomap_memory(_vma(m, 0, area), _number(1, start, "start"), _number(2, length, "len"))
     return Result(0)
 
 
 @_function("vma addr pfn", "a driver maps one page that has a struct page; the VMA becomes VM_MIXEDMAP")
 def vm_insert_page(m: Machine, area: Value, addr: Value, pfn: Value) -> Result:
-    m.vm_insert_page(_vma(0, area), _number(1, addr, "addr"), _number(2, pfn, "pfn"))
+    m.vm_insert_page(_vma(m, 0, area), _number(1, addr, "addr"), _pfn(2, pfn))
     return Result(0)
+
+
+@_function("", "a driver takes a page of RAM; its frame number is returned, for vm_insert_page")
+def alloc_page(m: Machine) -> Result:
+    j = m.sys.journal
+    j.enter("alloc_page")
+    pfn = m.sys.frames.alloc_page(DRIVER)
+    j.leave("alloc_page", pfn)
+    return Result(pfn)
+
+
+@_function("vma addr", "the frame number behind an address of a VM_IO or VM_PFNMAP mapping")
+def follow_pfn(m: Machine, area: Value, addr: Value) -> Result:
+    return Result(kernel_follow_pfn(m.mm, _vma(m, 0, area), _number(1, addr, "addr")))
 
 
 _VM_FAULT = {0x100: "VM_FAULT_NOPAGE", 0x2: "VM_FAULT_SIGBUS", 0x1: "VM_FAULT_OOM"}
@@ -260,5 +349,5 @@ _VM_FAULT = {0x100: "VM_FAULT_NOPAGE", 0x2: "VM_FAULT_SIGBUS", 0x1: "VM_FAULT_OO
 
 @_function("vma addr pfn", "a fault handler maps one raw frame; returns VM_FAULT_NOPAGE (0x100)")
 def vmf_insert_pfn(m: Machine, area: Value, addr: Value, pfn: Value) -> Result:
-    ret = m.vmf_insert_pfn(_vma(0, area), _number(1, addr, "addr"), _number(2, pfn, "pfn"))
+    ret = m.vmf_insert_pfn(_vma(m, 0, area), _number(1, addr, "addr"), _pfn(2, pfn))
     return Result(ret, fields={"why": _VM_FAULT.get(ret, "")})

@@ -106,8 +106,8 @@ class Session:
 
     @property
     def at_story_start(self) -> bool:
-        """Whether the set-up is done and nothing of the story has been run."""
-        return self.index == self.setup == len(self.done)
+        """Whether the position stands where the set-up is done and the story begins."""
+        return self.index == self.setup and self.inside is None
 
     @property
     def machine(self) -> Machine:

@@ -27,7 +27,7 @@ from .command import CommandLine
 from .commands import Actions
 from .director import Director
 from .glyphs import ascii_wanted
-from .keymap import KEYS, bar, bindings
+from .keymap import KEYS, bindings
 from .layout import WIDE_COLUMNS, SceneContainer, SceneLayout, arrange
 from .linegrid import LineGrid
 from .messages import AddressChosen, FrameChosen
@@ -138,7 +138,8 @@ class VmvizApp(App[None]):
             base.query_one("#scene").refresh(layout=True)
         if self.wide:
             base.query_one(LogPane).show_log(session)
-        base.query_one(KeyBar).show_keys(bar(self._moment_now()))
+        base.query_one(KeyBar).show_keys(self._moment_now())
+        self._only_visible_take_keys()
         self._keep_time()
 
     def _moment_now(self) -> str:
@@ -351,6 +352,18 @@ class VmvizApp(App[None]):
         self.show()
         self._ended()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Enter means a statement only where one waits for it; else it is the focused widget's."""
+        if action == "enter":
+            if isinstance(self.focused, Input):
+                return False
+            current = self.director.session.current
+            strip = self.screen_stack[0].query_one(WhyPane).strip
+            legal = strip is not None and bool(strip.legal)
+            signal = current is not None and current.outcome.signal is not None
+            return self.director.session.inside is not None or legal or signal
+        return super().check_action(action, parameters)
+
     def action_enter(self) -> None:
         """Finish a statement; run the nearest legal call of a refused one; show a signal's screen."""
         if self.director.finish():
@@ -412,13 +425,30 @@ class VmvizApp(App[None]):
         line.focus()
 
     @on(CommandLine.Left)
-    def _leave_command(self) -> None:
+    def _left_command(self, event: CommandLine.Left) -> None:
+        if event.deliberate or (len(self.screen_stack) == 1 and not isinstance(self.focused, CommandLine)):
+            self._leave_command(event.deliberate)
+
+    def _leave_command(self, focus: bool = True) -> None:
         self._layout.command = False
         self.query_one("#scene").refresh(layout=True)
-        self.query_one(TreePane if self._layout_lost("vmas") else VmaPane).focus()
+        if focus:
+            self._focus_a_pane()
+        self._only_visible_take_keys()
 
-    def _layout_lost(self, name: str) -> bool:
-        return name not in arrange(self.size.width, self.size.height)
+    def _focus_a_pane(self) -> None:
+        shown = arrange(self.size.width, self.size.height)
+        self.query_one(VmaPane if "vmas" in shown else TreePane).focus()
+
+    def _only_visible_take_keys(self) -> None:
+        """What has no place on the screen must not have the keys."""
+        shown = arrange(self.size.width, self.size.height)
+        base = self.screen_stack[0]
+        for name in (*PANES, "command"):
+            base.query_one(f"#{name}").can_focus = name in shown or (name == "command" and self._layout.command)
+        focused = base.focused
+        if (focused is None or not focused.can_focus) and len(self.screen_stack) == 1:
+            self._focus_a_pane()
 
     @on(Input.Submitted, "#command")
     def _submitted(self, event: Input.Submitted) -> None:

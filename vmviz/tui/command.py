@@ -64,7 +64,11 @@ class CommandLine(Input):
     ]
 
     class Left(Message):
-        """The user left the command line without a statement."""
+        """The user left the command line: ``deliberate`` by Esc, else because the focus went elsewhere."""
+
+        def __init__(self, deliberate: bool) -> None:
+            super().__init__()
+            self.deliberate = deliberate
 
     def __init__(self, words: Callable[[], Iterable[str]], *, id: str | None = None) -> None:
         self.history: list[str] = []
@@ -91,7 +95,10 @@ class CommandLine(Input):
         self.cursor_position = len(self.value)
 
     def action_complete(self) -> None:
-        """Take the completion."""
+        """Take the completion; with nothing typed, go to the next pane."""
+        if not self.value.strip():
+            self.screen.focus_next()
+            return
         text = completion(self.value, self._words(), self.history)
         if text is not None:
             self.value = text
@@ -99,7 +106,8 @@ class CommandLine(Input):
 
     def action_leave(self) -> None:
         """Leave; the text stays for the next time."""
-        self.post_message(self.Left())
+        self.post_message(self.Left(True))
 
     def on_blur(self, _event: events.Blur) -> None:
-        """Left by the mouse or a screen above: nothing is lost."""
+        """Left by the mouse or for a screen above: what was typed stays."""
+        self.post_message(self.Left(False))

@@ -11,6 +11,7 @@ from textual.widget import Widget
 
 from ..views.cells import Line, fit, width
 from ..views.why import Strip
+from .keymap import bar, gap
 from .styles import StyleBook, book_for, line_segments, rule_line
 
 
@@ -96,20 +97,16 @@ class KeyBar(LineStrip):
         super().__init__(id=id)
         self._spans: list[tuple[int, int, str]] = []
 
-    def show_keys(self, keys: list[tuple[str, str, str]]) -> None:
-        """Show ``(key, word, action)`` in order, as many as fit."""
+    def show_keys(self, moment: str) -> None:
+        """Show the keys of a moment, as many as fit."""
 
         def lines(columns: int, _rows: int) -> list[Line]:
             line: Line = [(" ", "text")]
             self._spans = []
-            gap = "  " if columns < 100 else "   "
-            for key, word, action in keys:
-                piece = len(key) + 1 + len(word)
+            for key, word, action in bar(moment, columns):
                 at = width(line)
-                if at + piece > columns:
-                    break
-                self._spans.append((at, at + piece, action))
-                line += [(key, "key"), (" " + word, "key.text"), (gap, "text")]
+                self._spans.append((at, at + len(key) + 1 + len(word), action))
+                line += [(key, "key"), (" " + word, "key.text"), (" " * gap(columns), "text")]
             return [line]
 
         self.show_lines(lines)

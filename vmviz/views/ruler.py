@@ -7,7 +7,7 @@ from __future__ import annotations
 from ..kernel.arch.paging import PagingMode
 from .cells import Line, fit, plain
 from .scene import Scene
-from .tree import TABLE_NAMES
+from .tree_rows import TABLE_NAMES
 
 WIDE = 120
 """From this width on the ruler has two lines: the bits, and what each index leads to."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..script.values import format_size
 from ..session.session import Session
-from .cells import Line, fit, width as line_width
+from .cells import Line, fit
+from .cells import width as line_width
 
 _CONTRACTS = {"int": "0 or -1", "void": "void", "special": "7.1"}
 

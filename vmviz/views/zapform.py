@@ -144,8 +144,12 @@ def lines(scene: Scene, state: FormState, width: int) -> list[Line]:
     out.append([(f" ends at {end:x}", "dim"), (f"   {_pages(state)}", "dim")])
     if state.outwards:
         cut = [w for w, a in (("start", state.address), ("end", end)) if a & 4095]
-        text = f"whole pages only: the {' and the '.join(cut)} cut{'s' if len(cut) == 1 else ''} a page. "
-        out.append([(" " + text, "warn"), (state.danger and "A real kernel would run off the table here.", "fail")])
+        out[-1].append((f"   the {' and the '.join(cut)} cut{'s' if len(cut) == 1 else ''} a page", "warn"))
+        if state.danger:
+            role, text = "fail", "Whole pages only: a real kernel would run off the table, so this is not run."
+        else:
+            role, text = "dim", "The kernel does not look at that: it refuses the range, or does nothing."
+        out.append([(" " + text, role)])
         choice: Line = [(" ^o", "key"), (f" outwards: {_range(scene, state.outwards)}", "key.text")]
         if state.inwards:
             choice += [("   ^n", "key"), (f" inwards: {_range(scene, state.inwards)}", "key.text")]
@@ -165,5 +169,6 @@ def _pages(state: FormState) -> str:
 
 
 def _range(scene: Scene, r: tuple[int, int]) -> str:
-    return f"{scene.label(r[0]) or format_addr(r[0])}, {format_size(r[1], exact=True)} ({r[1] >> 12} PTEs)"
+    n = r[1] >> 12
+    return f"{scene.label(r[0]) or format_addr(r[0])}, {format_size(r[1], exact=True)} ({n} PTE{'s' if n != 1 else ''})"
 

@@ -10,7 +10,8 @@ from vmviz.tui.linegrid import LineGrid
 from vmviz.tui.messages import AddressChosen
 from vmviz.views.cells import Line
 from vmviz.views.scene import Scene
-from vmviz.views.tree import Key, TreeState, TreeView
+from vmviz.views.tree import TreeView
+from vmviz.views.tree_rows import Key, TreeState
 
 
 class TreePane(LineGrid):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical
 from textual.widgets import Input
 
 from ...script.values import format_addr, format_size
@@ -19,15 +20,12 @@ from ..strips import LineStrip
 from ..styles import rule_line
 from .base import Overlay
 
-LABELS = {"vma": "vma    ", "address": "address", "size": "size   "}
-
-
 class Field(Input):
-    """One argument of the form, a line with its name before it."""
+    """One argument of the form."""
 
     DEFAULT_CSS = """
     Field, Field:focus {
-        border: none; height: 1; padding: 0 1 0 11; background: $background; background-tint: transparent;
+        border: none; height: 1; padding: 0; width: 1fr; background: $background; background-tint: transparent;
     }
     Field:focus { background: $surface; }
     """
@@ -37,12 +35,17 @@ class Field(Input):
         self.field = field
 
 
+def _label(field: str, _width: int, _height: int) -> list[Line]:
+    return [[(f" {field}", "label")]]
+
+
 class ZapForm(Overlay[str]):
     """Asks for vma, address and size; dismissed with the statement to run, or None."""
 
     DEFAULT_CSS = """
-    ZapForm { align: left bottom; }
+    ZapForm { align: left bottom; overflow: hidden; scrollbar-size: 0 0; }
     ZapForm > Vertical { height: auto; width: 100%; background: $background; }
+    ZapForm Horizontal { height: 1; }
     ZapForm .below { height: 7; }
     ZapForm .label { width: 10; height: 1; }
     """
@@ -67,12 +70,16 @@ class ZapForm(Overlay[str]):
         with Vertical():
             yield LineStrip(id="form-title")
             for field in FIELDS:
-                yield Field(field, self.values[field])
+                with Horizontal():
+                    yield LineStrip(id=f"label-{field}").add_class("label")
+                    yield Field(field, self.values[field])
             yield LineStrip(id="form-below").add_class("below")
             yield LineStrip(id="form-keys")
 
     def on_mount(self) -> None:
         """Begin with the address."""
+        for field in FIELDS:
+            self.query_one(f"#label-{field}", LineStrip).show_lines(partial(_label, field))
         self._read()
         self.query_one("#field-address", Field).focus()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -10,13 +11,24 @@ import click
 from . import __version__
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .kernel.machine import Config, Machine
 
 EXIT_EXPECTATION, EXIT_USAGE = 1, 2
+EXIT_OUTPUT, EXIT_INTERRUPT, EXIT_PIPE = 74, 130, 141
+"""The output cannot be written (EX_IOERR); ended by SIGINT or SIGPIPE, as a shell counts them."""
 
 
 class _Group(click.Group):
     """The group of commands: without one, the app opens on the story."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; Ctrl-C ends it quietly, with a status that no failed expectation has."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _die("interrupted", EXIT_INTERRUPT)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         try:
@@ -26,18 +38,28 @@ class _Group(click.Group):
 
             near = nearest(args[0], self.commands)
             hint = f" Did you mean {near[0]!r}?" if near else ""
+            if not near and os.path.exists(args[0]):
+                hint = f" Did you mean 'run {args[0]}' or 'open {args[0]}'?"
             raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx) from error
 
 
-@click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="vmviz")
 @click.option("--theme", default=None, help="Theme of the app; `vmviz themes` lists them.")
-@click.option("--ascii/--unicode", "ascii_", default=None, help="Glyph set of the app; chosen by the terminal if not given.")
+@click.option(
+    "--ascii/--unicode",
+    "ascii_",
+    default=None,
+    help="Glyph set of the app; chosen by the terminal if not given.",
+)
 @click.pass_context
 def main(ctx: click.Context, theme: str | None, ascii_: bool | None) -> None:
     """See virtual memory: an address space, its page tables and frames, live.
 
-    Without a command the app opens on the built-in story: `n` runs its next statement, `z` zaps a range of your own.
+    Without a command the app opens on the built-in story: `n` runs its next statement, `z` zaps a range of
+    your own.
     """
     ctx.obj = {"theme": theme, "ascii": ascii_}
     if ctx.invoked_subcommand is None:
@@ -48,7 +70,7 @@ def main(ctx: click.Context, theme: str | None, ascii_: bool | None) -> None:
 
 def _app(ctx: click.Context, session: Any, **more: Any) -> None:
     """Open the app; a terminal is needed."""
-    if not sys.stdout.isatty() or not sys.stdin.isatty():
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
         _die("the app needs a terminal; `vmviz run FILE` runs a script without one")
     from .tui.app import run_app
 
@@ -56,8 +78,36 @@ def _app(ctx: click.Context, session: Any, **more: Any) -> None:
 
 
 def _die(message: str, status: int = EXIT_USAGE) -> NoReturn:
-    click.echo(f"vmviz: {message}", err=True)
+    _warn(f"vmviz: {message}")
     raise SystemExit(status)
+
+
+def _warn(message: str) -> None:
+    """Print a line to standard error, without what a terminal could take for commands."""
+    from .script.report import printable
+
+    click.echo(printable(message), err=True)
+
+
+def _echo(text: str) -> None:
+    """Print a line; who reads it may go away (``vmviz run ... | head``), or the disk be full."""
+    try:
+        click.echo(text)
+    except UnicodeEncodeError as error:
+        click.echo(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
+    except BrokenPipeError:
+        _drop_output()
+        raise SystemExit(EXIT_PIPE) from None
+    except OSError as error:
+        _drop_output()
+        _die(f"the output cannot be written: {error.strerror}", EXIT_OUTPUT)
+
+
+def _drop_output() -> None:
+    """Let what is still in the buffer of standard output go nowhere, or Python complains when it ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 _DIALS = (
@@ -91,19 +141,40 @@ def _config(kernel: str | None, zap_contract: str | None) -> Config:
 
 def _read_script(name: str) -> tuple[str, str]:
     """The text and the shown name of a script: a file, ``-`` for standard input, or a bundled example."""
+    shown = "<stdin>" if name == "-" else name
+    try:
+        if name == "-":
+            if sys.stdin is None:
+                _die("standard input is closed")
+            raw = sys.stdin.buffer.read()
+        else:
+            path = _find(name)
+            if path is None:
+                _die(f"there is no script {name!r}{_near_example(name)}")
+            raw = path.read_bytes()
+        return raw.decode("utf-8"), shown
+    except UnicodeDecodeError as error:
+        _die(f"{shown}: byte {error.start} is no UTF-8; a script is a text file")
+    except OSError as error:
+        _die(f"{shown}: {error.strerror}")
+
+
+def _find(name: str) -> Path | None:
+    """A file by its path, or a bundled example by its name."""
     from .data import find_example
 
-    if name == "-":
-        return sys.stdin.buffer.read().decode("utf-8", "replace"), "<stdin>"
-    path = find_example(name)
-    if path is None:
-        _die(f"there is no script {name!r}")
     try:
-        return path.read_bytes().decode("utf-8"), name
-    except UnicodeDecodeError as error:
-        _die(f"{name}: byte {error.start} is no UTF-8; a script is a text file")
+        return find_example(name)
     except OSError as error:
         _die(f"{name}: {error.strerror}")
+
+
+def _near_example(name: str) -> str:
+    from .data import examples
+    from .script.values import nearest
+
+    near = nearest(name, [path.stem for path in examples()])
+    return f"; did you mean the example {near[0]!r}?" if near else ""
 
 
 def _machine(base: str | None, config: Config) -> Machine | None:
@@ -117,7 +188,7 @@ def _machine(base: str | None, config: Config) -> Machine | None:
     except VmvizError as error:
         _die(str(error))
     for warning in image.warnings:
-        click.echo(f"vmviz: {base}: {warning}", err=True)
+        _warn(f"vmviz: {base}: {warning}")
     return machine
 
 
@@ -129,7 +200,7 @@ def _machine(base: str | None, config: Config) -> Machine | None:
 @click.option("--base", default=None, metavar="PID|FILE", help="Run on a real process or a snapshot of one.")
 @click.option("--trace", is_flag=True, help="Print the calls, checks and tracepoints of each statement.")
 @_dials
-def run(
+def run(  # noqa: PLR0917
     script: str,
     json_: bool,
     check: bool,
@@ -139,9 +210,10 @@ def run(
     kernel: str | None,
     zap_contract: str | None,
 ) -> None:
-    """Run SCRIPT (a file, a bundled example, or - for standard input) without the app and print what happened.
+    """Run SCRIPT (a file, a bundled example, or - for standard input) without the app; print what happened.
 
-    Exit status: 0 all well, 1 an expectation failed (with --check), 2 the script or the command line is wrong.
+    Exit status: 0 all well, 1 an expectation failed (with --check), 2 the script or the command line is
+    wrong.
     """
     from .script.errors import ScriptError
     from .script.report import Report
@@ -150,19 +222,22 @@ def run(
     text, name = _read_script(script)
     config = _config(kernel, zap_contract)
     runner = Runner(_machine(base, config), config)
-    report = Report(click.echo, name, as_json=json_, check=check, trace=trace)
+    report = Report(_echo, name, as_json=json_, check=check, trace=trace)
+    wrong: ScriptError | None = None
     try:
         parsed = runner.parse(text, name)
         for statement in parsed.statements:
             report.add(runner.machine, runner.run(statement, text, name), statement)
     except ScriptError as error:
-        click.echo(str(error), err=True)
-        raise SystemExit(EXIT_USAGE) from None
-    if state:
+        wrong = error
+    if state and wrong is None:
         report.state(runner.machine)
     failed = report.finish()
     for line in failed:
-        click.echo(line, err=True)
+        _warn(line)
+    if wrong is not None:
+        _warn(str(wrong))
+        raise SystemExit(EXIT_USAGE)
     raise SystemExit(EXIT_EXPECTATION if failed else 0)
 
 
@@ -171,11 +246,12 @@ def run(
 @_dials
 @click.pass_context
 def open_(ctx: click.Context, target: str, kernel: str | None, zap_contract: str | None) -> None:
-    """Open a real process (PID or self), a snapshot, or a script in the app.  Strictly read-only for the process."""
-    from .data import find_example
+    """Open a real process (PID or self), a snapshot, or a script in the app.
 
+    Strictly read-only for the process.
+    """
     config = _config(kernel, zap_contract)
-    path = None if target.isdigit() or target == "self" else find_example(target)
+    path = None if target.isdigit() or target == "self" else _find(target)
     if path is not None and path.suffix == ".vmv":
         from .script.errors import ScriptError
         from .session.story import script_session
@@ -184,7 +260,8 @@ def open_(ctx: click.Context, target: str, kernel: str | None, zap_contract: str
         try:
             session = script_session(text, name, config)
         except ScriptError as error:
-            _die(str(error))
+            _warn(str(error))
+            raise SystemExit(EXIT_USAGE) from None
         _app(ctx, session)
         return
     from .kernel.errors import VmvizError
@@ -214,8 +291,8 @@ def snapshot(pid: str, output: str) -> None:
     except OSError as error:
         _die(f"{output}: {error.strerror}")
     for warning in image.warnings:
-        click.echo(f"vmviz: {warning}", err=True)
-    click.echo(f"{output}: {image.name} (pid {image.pid}), {len(image.vmas)} VMAs, {len(image.pages.vpn)} pages")
+        _warn(f"vmviz: {warning}")
+    _echo(f"{output}: {image.name} (pid {image.pid}), {len(image.vmas)} VMAs, {len(image.pages.vpn)} pages")
 
 
 @main.command()
@@ -224,7 +301,7 @@ def themes() -> None:
     from .tui.themes import available_themes, load_theme
 
     for name in available_themes():
-        click.echo(f"{name:16} {load_theme(name).description}")
+        _echo(f"{name:16} {load_theme(name).description}")
 
 
 @main.command()
@@ -233,4 +310,4 @@ def calls() -> None:
     from .script.functions import FUNCTIONS
 
     for function in FUNCTIONS.values():
-        click.echo(f"{function.signature}\n    {function.about}")
+        _echo(f"{function.signature}\n    {function.about}")

@@ -19,11 +19,19 @@ def examples() -> list[Path]:
 
 
 def find_example(name: str) -> Path | None:
-    """The file ``name``: as a path, else a bundled example by its name with or without ``.vmv``; None if neither."""
+    """The file ``name``: a path, else a bundled example (``.vmv`` may be left out); None if neither.
+
+    Raises `OSError` where the path cannot be looked at.
+
+    >>> find_example("framebuffer").name, find_example("no/such/script")
+    ('framebuffer.vmv', None)
+    """
     path = Path(name)
-    if path.exists():
+    if "\0" in name:
+        return None
+    if path.is_file():
         return path
     for example in examples():
         if name.removeprefix("examples/") in (example.name, example.stem):
             return example
-    return None
+    return path if path.exists() else None

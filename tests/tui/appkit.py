@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager
 
 from textual._context import visible_screen_stack
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from vmviz.session import Session
 from vmviz.session.story import story_session
 from vmviz.tui.app import VmvizApp
+from vmviz.tui.command import CommandLine
 
 FB = 0x7FFFF7000000
 BAR = 0x7FFFF7FB0000
@@ -29,14 +31,24 @@ def screen(app: VmvizApp) -> list[str]:
         visible_screen_stack.reset(token)
 
 
+def part(app: VmvizApp, name: str) -> str:
+    """The place of one widget on the screen in one line: its sentences can be found, however they are wrapped."""
+    region = app.screen_stack[0].query_one(f"#{name}").region
+    lines = [line.ljust(region.right)[region.x : region.right] for line in screen(app)[region.y : region.bottom]]
+    return _flat("\n".join(lines))
+
+
 def text(app: VmvizApp) -> str:
     """The whole screen as one text."""
     return "\n".join(screen(app))
 
 
 def words(app: VmvizApp) -> str:
-    """The whole screen in one line, runs of blanks and rules as one blank, so that wrapped sentences can be found."""
-    out = text(app)
+    """The whole screen in one line, runs of blanks and rules as one blank."""
+    return _flat(text(app))
+
+
+def _flat(out: str) -> str:
     for glyph in "│═─║":
         out = out.replace(glyph, " ")
     return " ".join(out.split())
@@ -49,10 +61,15 @@ def said(app: VmvizApp) -> list[str]:
 
 @asynccontextmanager
 async def opened(
-    size: tuple[int, int] = SMALL, *, session: Session | None = None, instant: bool = True, **options: object
+    size: tuple[int, int] = SMALL,
+    *,
+    session: Session | None = None,
+    instant: bool = True,
+    ascii_glyphs: bool = False,
+    theme: str | None = None,
 ) -> AsyncIterator[tuple[VmvizApp, Pilot[None]]]:
-    """The app, open on the story, with a pilot."""
-    app = VmvizApp(session or story_session(), ascii_glyphs=bool(options.pop("ascii_glyphs", False)), **options)  # type: ignore[arg-type]
+    """The app, open on the story, with a pilot.  No time passes by itself: `play_on` makes it pass."""
+    app = VmvizApp(session or story_session(), ascii_glyphs=ascii_glyphs, theme=theme, frame=3600)
     app.animation_level = "none"
     async with app.run_test(size=size) as pilot:
         await pilot.pause()
@@ -61,12 +78,41 @@ async def opened(
 
 
 async def keys(app: VmvizApp, pilot: Pilot[None], *names: str) -> None:
-    """Press keys, one after another, and let the app settle once at the end."""
+    """Press keys, one after another (`Pilot.press` waits 42 ms after each)."""
     for name in names:
         app.simulate_key(name)
-        await app._animator.wait_until_complete()
-        await pilot._wait_for_screen()
+        # A pane tells the app, and the app tells the panes: three rounds of messages.
+        for _ in range(3):
+            await pilot._wait_for_screen()
     await pilot.pause()
+
+
+async def type_command(app: VmvizApp, pilot: Pilot[None], statement: str) -> None:
+    """Go to the command line, put a statement there, and press Enter."""
+    await keys(app, pilot, "colon")
+    app.query_one(CommandLine).value = statement
+    await keys(app, pilot, "enter")
+
+
+async def fill(app: VmvizApp, pilot: Pilot[None], **fields: str) -> None:
+    """Put texts into the fields of the zap form."""
+    for name, value in fields.items():
+        app.screen.query_one(f"#field-{name}", Input).value = value
+    await pilot._wait_for_screen()
+    await keys(app, pilot)
+
+
+def results(app: VmvizApp) -> list[str]:
+    """The results of the statements after the set-up, as far as the position goes."""
+    session = app.director.session
+    return [done.outcome.result for done in session.done[session.setup : session.index]]
+
+
+def present(app: VmvizApp, start: int, end: int) -> int:
+    """How many entries of a range are filled now."""
+    machine = app.director.session.machine
+    slots = (machine.arena.lookup(machine.mm.pgd, va) for va in range(start, end, 4096))
+    return sum(slot >= 0 and bool(machine.arena.flat[slot]) for slot in slots)
 
 
 def play_on(app: VmvizApp, seconds: float) -> None:

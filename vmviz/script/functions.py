@@ -1,7 +1,7 @@
 """The functions of the language: each C call, what it takes, what it does to the machine, one line of help.
 
-A function gets the call's values and returns a `Result`; errors of the kernel come as its exceptions, which the runner
-turns into outcomes.
+A function gets the call's values and returns a `Result`; errors of the kernel come as its exceptions, which
+the runner turns into outcomes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..kernel.mm.access import Access
 from ..kernel.mm.flags import O_RDWR
 from ..kernel.mm.memory.pfn import follow_pfn as kernel_follow_pfn
 from ..kernel.mm.memory.zap import ZapResult
-from ..kernel.mm.page_alloc import DRIVER
+from ..kernel.mm.page_alloc import DRIVER, OutOfMemory
 from ..kernel.mm.vma import Vma
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ PFN_BITS = 40
 
 
 class ArgumentError(VmvizError):
-    """A value that a function cannot take; ``index`` is the argument's number, from 0 (-1: the call as a whole)."""
+    """A value that a function cannot take; ``index`` is the argument's number, -1 for the call itself."""
 
     def __init__(self, index: int, message: str) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ class Result:
 
 @attrs.frozen
 class Function:
-    """A function of the language.  ``params`` names the parameters, ``?`` behind a name marks an optional one."""
+    """A function of the language.  ``params`` names the parameters, ``?`` behind one marks it optional."""
 
     name: str
     params: tuple[str, ...]
@@ -170,7 +170,7 @@ def ftruncate(m: Machine, fd: Value, length: Value) -> Result:
 
 
 @_function("addr length prot flags fd? offset?", "map memory; the address is returned")
-def mmap(
+def mmap(  # noqa: PLR0917
     m: Machine, addr: Value, length: Value, prot: Value, flags: Value, fd: Value = -1, offset: Value = 0
 ) -> Result:
     numbers = [
@@ -186,7 +186,9 @@ def mmap(
             )
         )
     ]
-    return Result(m.mmap(*numbers[:4], _signed(numbers[4]), numbers[5]), address=True)
+    return Result(
+        m.mmap(numbers[0], numbers[1], numbers[2], numbers[3], _signed(numbers[4]), numbers[5]), address=True
+    )
 
 
 @_function("addr length", "unmap a range: VMAs are split, entries cleared, tables freed")
@@ -240,7 +242,7 @@ def store(m: Machine, addr: Value, length: Value = 1, byte: Value = 0x5A) -> Res
 
 
 def _bytes(text: str) -> bytes:
-    """The bytes of a string literal.
+    r"""The bytes of a string literal.
 
     >>> _bytes("\udcff\xfc")
     b'\xff\xc3\xbc'
@@ -266,7 +268,7 @@ def _exec(m: Machine, addr: Value) -> Result:
 
 @_function(
     "where",
-    'the VMA that contains an address or has a name, vma(fb) or vma("[stack]"); as a number it is its vm_start',
+    'the VMA that holds an address or has a name, vma(fb) or vma("[stack]"); as a number it is its vm_start',
 )
 def vma(m: Machine, where: Value) -> Result:
     if isinstance(where, Vma):
@@ -334,7 +336,11 @@ def vm_insert_page(m: Machine, area: Value, addr: Value, pfn: Value) -> Result:
 def alloc_page(m: Machine) -> Result:
     j = m.sys.journal
     j.enter("alloc_page")
-    pfn = m.sys.frames.alloc_page(DRIVER)
+    try:
+        pfn = m.sys.frames.alloc_page(DRIVER)
+    except OutOfMemory:
+        j.leave("alloc_page", 0)
+        raise
     j.leave("alloc_page", pfn)
     return Result(pfn)
 

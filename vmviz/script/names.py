@@ -1,4 +1,4 @@
-"""The names of the language that are not functions: the C constants, by the value that the kernel gives them."""
+"""The names of the language that are not functions: the C constants, with the kernel's values."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ CONSTANTS: dict[str, int] = {
     **{
         name: value
         for name, value in vars(flags).items()
-        if name.startswith(("PROT_", "MAP_", "O_", "VM_", "MADV_", "MREMAP_", "MS_", "MCL_")) and isinstance(value, int)
+        if name.startswith(("PROT_", "MAP_", "O_", "VM_", "MADV_", "MREMAP_", "MS_", "MCL_"))
+        and isinstance(value, int)
     },
 }
 """NULL, PROT_*, MAP_*, O_*, VM_* and the others that statements use."""
 
-NOT_YET = frozenset(
-    "mprotect mremap madvise mlock mlock2 munlock mlockall munlockall mincore msync remap_file_pages fork vfork clone "
-    "pkey_mprotect process_madvise userfaultfd swapon".split()
-)
+_NOT_YET = """
+    clone fork madvise mincore mlock mlock2 mlockall mprotect mremap msync munlock munlockall pkey_mprotect
+    process_madvise remap_file_pages swapon userfaultfd vfork
+"""
+NOT_YET = frozenset(_NOT_YET.split())
 """Calls of Linux that the simulator does not have; a statement that uses one is told so by name."""

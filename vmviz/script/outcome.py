@@ -25,8 +25,10 @@ class Signal:
 class Outcome:
     """The result of one statement.
 
-    ``ret`` is an int, or None where nothing is returned; ``address`` says that it is an address.  ``verdict`` is 0 or
-    -1 for a zap under every contract.  ``why`` explains an error, a refusal, a signal, or a zap that did nothing.
+    ``ret`` is an int, or None where nothing is returned; ``address`` says that it is an address.  ``verdict``
+    is 0 or -1 for a zap under every contract.  ``why`` explains an error, a refusal, a signal, or a zap that
+    did nothing.  ``data`` is what a load has read; of a long one it is ``page_bytes``, the first byte of each
+    page.
     ``expected`` is None where no value was expected, else whether it came.
     """
 
@@ -47,6 +49,7 @@ class Outcome:
     tables_freed: int = 0
     touched: int | None = None
     data: bytes | None = None
+    page_bytes: bytes | None = None
     min_flt: int = 0
     maj_flt: int = 0
     why: str = ""
@@ -61,8 +64,10 @@ class Outcome:
     def result(self) -> str:
         """The result as the language writes it after ``=``.
 
-        >>> Outcome(0, 1, "", ret=-1, errno="EINVAL").result, Outcome(0, 1, "", ret=0x7000, address=True).result
-        ('-1 EINVAL', '0x7000')
+        >>> Outcome(0, 1, "", ret=-1, errno="EINVAL").result
+        '-1 EINVAL'
+        >>> Outcome(0, 1, "", ret=0x7000, address=True).result
+        '0x7000'
         """
         if self.signal is not None:
             return f"{self.signal.name} {self.signal.code}"
@@ -96,6 +101,8 @@ class Outcome:
             out.update(touched=self.touched, min_flt=self.min_flt, maj_flt=self.maj_flt)
         if self.data is not None:
             out["data"] = self.data.hex()
+        if self.page_bytes is not None:
+            out["page_bytes"] = self.page_bytes.hex()
         if self.expected is not None:
             out["expected"] = {"ok": self.expected, "mismatch": self.mismatch or None}
         return out
@@ -119,7 +126,13 @@ def refusal_json(refusal: Refusal | None) -> dict[str, Any] | None:
         if legal is None
         else {"address": format_addr(legal.address), "end": format_addr(legal.end), "size": legal.size},
         "checks": [
-            {"check": c.name, "test": c.expression, "compared": c.compared, "passed": c.passed, "reached": c.reached}
+            {
+                "check": c.name,
+                "test": c.expression,
+                "compared": c.compared,
+                "passed": c.passed,
+                "reached": c.reached,
+            }
             for c in refusal.checks
         ],
     }

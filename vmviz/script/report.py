@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from ..kernel.machine import Machine
 from ..kernel.trace.bulk import Bulk
 from ..kernel.trace.journal import Check, Enter, Event, Leave
-from .nodes import Statement
+from .nodes import Statement, unparse
 from .outcome import Outcome
 from .state import state_json
 from .values import format_addr, format_size
@@ -19,9 +21,15 @@ class Report:
     """Prints outcomes as they come; `finish` returns a line for each expectation that failed."""
 
     def __init__(
-        self, echo: Callable[[str], Any], name: str, *, as_json: bool = False, check: bool = False, trace: bool = False
+        self,
+        echo: Callable[[str], Any],
+        name: str,
+        *,
+        as_json: bool = False,
+        check: bool = False,
+        trace: bool = False,
     ) -> None:
-        self.echo = echo
+        self._echo = echo
         self.name = name
         self.as_json = as_json
         self.check = check
@@ -34,23 +42,26 @@ class Report:
         self._count += 1
         if self.check and outcome.expected is False:
             place = statement.expect or statement
-            self._failed.append(f"{self.name}:{place.line}:{place.column}: {outcome.mismatch}: {outcome.text}")
+            self._failed.append(
+                printable(f"{self.name}:{place.line}:{place.column}: {outcome.mismatch}: {outcome.text}")
+            )
+        trace = trace_lines(machine, outcome) if self.trace else []
         if self.as_json:
-            self.echo(json.dumps(outcome.to_json()))
-        else:
-            self.echo(text_line(outcome, statement))
-        if self.trace:
-            self._trace(machine, outcome)
+            self._echo(json.dumps({**outcome.to_json(), "trace": trace} if self.trace else outcome.to_json()))
+            return
+        self.echo(text_line(outcome, statement))
+        for line in trace:
+            self.echo(f"    {line}")
 
-    def _trace(self, machine: Machine, outcome: Outcome) -> None:
-        for line in trace_lines(machine, outcome):
-            self.echo(json.dumps({"trace": line}) if self.as_json else f"    {line}")
+    def echo(self, text: str) -> None:
+        """Print text, without what a terminal could take for commands."""
+        self._echo(printable(text))
 
     def state(self, machine: Machine) -> None:
         """Append the final state."""
         state = state_json(machine)
         if self.as_json:
-            self.echo(json.dumps({"state": state}))
+            self._echo(json.dumps({"state": state}))
             return
         self.echo(f"\n{state['comm']}, pid {state['pid']}")
         for v in state["vmas"]:
@@ -80,12 +91,30 @@ def text_line(outcome: Outcome, statement: Statement) -> str:
     >>> text_line(Runner().run(s), s)
     'munmap(0x1000, 4K) = 0    nothing was mapped there, which is no error'
     """
-    call = outcome.text.rstrip("; ")
-    if statement.expect is not None:
-        call = call[: call.rindex("=")].rstrip() if "=" in call else call
+    call = call_text(statement)
     words = "; ".join(effects(outcome))
-    ret = outcome.result if outcome.ret is not None or outcome.verdict is None else f"? (verdict {outcome.verdict})"
+    ret = (
+        outcome.result
+        if outcome.ret is not None or outcome.verdict is None
+        else f"? (verdict {outcome.verdict})"
+    )
     return f"{call} = {ret}" + (f"    {words}" if words else "")
+
+
+def call_text(statement: Statement) -> str:
+    """A statement as it was written, without what it expects.
+
+    >>> from vmviz.script.parser import parse_statement
+    >>> call_text(parse_statement("mmap(NULL, 4K, PROT_READ|PROT_EXEC)   = -1 EINVAL"))
+    'mmap(NULL, 4K, PROT_READ|PROT_EXEC)'
+    """
+    expect = statement.expect
+    if expect is None:
+        return statement.text
+    cut = expect.column - statement.column
+    if expect.line == statement.line and statement.text[cut:].startswith("="):
+        return statement.text[:cut].rstrip()
+    return unparse(attrs.evolve(statement, expect=None, comment=""))
 
 
 def effects(outcome: Outcome) -> list[str]:
@@ -107,10 +136,34 @@ def effects(outcome: Outcome) -> list[str]:
     if outcome.min_flt or outcome.maj_flt:
         out.append(f"{outcome.min_flt} minor and {outcome.maj_flt} major faults")
     if outcome.data:
-        out.append("read " + outcome.data.hex(" "))
+        out.append(f"read {_shown(outcome.data)}")
+    if outcome.page_bytes:
+        out.append(f"first bytes of the pages: {outcome.page_bytes.hex(' ')}")
     if outcome.why:
         out.append(outcome.why)
     return out
+
+
+def _shown(data: bytes) -> str:
+    """Bytes as hex (16 at most), and as text where they are one.
+
+    >>> _shown(b"hi"), _shown(bytes(20))
+    ('68 69 "hi"', '00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 ...')
+    """
+    text = data.rstrip(b"\0")
+    words = data[:16].hex(" ") + (" ..." if len(data) > 16 else "")
+    return f'{words} "{text.decode()}"' if text and text.isascii() and text.decode().isprintable() else words
+
+
+def printable(text: str) -> str:
+    r"""The text with escapes for all that is no letter, digit, sign or line end.
+
+    >>> printable("a\x1b[2J\udcff")
+    'a\\x1b[2J\\udcff'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def trace_lines(machine: Machine, outcome: Outcome) -> list[str]:
@@ -123,7 +176,9 @@ def trace_lines(machine: Machine, outcome: Outcome) -> list[str]:
                 depth += 1
             case Leave():
                 depth = max(0, depth - 1)
-                out.append("  " * depth + "}" + (f" = {_value('ret', record.ret)}" if record.ret is not None else ""))
+                out.append(
+                    "  " * depth + "}" + (f" = {_value('ret', record.ret)}" if record.ret is not None else "")
+                )
             case Check():
                 word = "pass" if record.passed else "FAIL"
                 word = word if record.reached else f"not reached, would {word.lower()}"
@@ -133,7 +188,9 @@ def trace_lines(machine: Machine, outcome: Outcome) -> list[str]:
             case Bulk():
                 ends = (*record.cuts[1:], record.n)
                 for a, b in zip(record.cuts, ends, strict=True):
-                    out.append("  " * depth + f"{record.func}({format_addr(record.address_of(a))}); /* x {b - a} */")
+                    out.append(
+                        "  " * depth + f"{record.func}({format_addr(record.address_of(a))}); /* x {b - a} */"
+                    )
     return out
 
 
@@ -142,7 +199,16 @@ def _fields(fields: tuple[tuple[str, Any], ...]) -> str:
 
 
 def _value(name: str, value: Any) -> str:
-    if isinstance(value, int) and name not in ("pages", "nr_pages", "times", "order", "fd", "ret", "prot", "flags"):
+    if isinstance(value, int) and name not in (
+        "pages",
+        "nr_pages",
+        "times",
+        "order",
+        "fd",
+        "ret",
+        "prot",
+        "flags",
+    ):
         return format_addr(value)
     if isinstance(value, int) and (name in ("flags", "prot") or value >= 1 << 16):
         return format_addr(value)

@@ -7,15 +7,40 @@ from typing import Any, NoReturn
 
 import attrs
 
-from ..kernel.errors import CallerBugError, KernelError, Refusal, SignalRaised, UnknownContentsError, VmvizError
-from ..kernel.machine import Config, Machine
+from ..kernel.errors import (
+    CallerBugError,
+    KernelError,
+    Refusal,
+    SignalRaised,
+    UnknownContentsError,
+    UnsupportedError,
+    VmvizError,
+)
+from ..kernel.machine import KERNELS, Config, Machine
+from ..kernel.mm.memory.zap import CONTRACTS
 from ..kernel.mm.page_alloc import OutOfMemory
 from ..kernel.mm.vma import Vma
 from ..kernel.syscalls import VmaNotFound
 from .errors import ScriptError
 from .functions import FUNCTIONS, ArgumentError, Result, Value
 from .names import CONSTANTS, NOT_YET
-from .nodes import Array, BinOp, Call, Dots, Expectation, Keyword, Name, Number, Script, Statement, String, Struct, Unary
+from .nodes import (
+    Array,
+    BinOp,
+    Call,
+    Dots,
+    Expectation,
+    Keyword,
+    Name,
+    Node,
+    Number,
+    Script,
+    Statement,
+    String,
+    Struct,
+    Unary,
+    walk,
+)
 from .outcome import Outcome, Signal
 from .parser import parse, parse_statement
 from .values import format_addr, nearest
@@ -33,6 +58,8 @@ BOOT_KEYS = {
     "cpus": "cpus",
     "comm": "comm",
 }
+MAX_CPUS = 64
+BOOT_WORDS = {"kernel": KERNELS, "zap_contract": CONTRACTS, "mode": ("x86-64-4l", "x86-64-5l")}
 
 
 class Runner:
@@ -45,36 +72,46 @@ class Runner:
     'SIGSEGV SEGV_ACCERR'
     """
 
-    def __init__(self, machine: Machine | None = None, config: Config | None = None, *, fixed: bool = False) -> None:
+    def __init__(
+        self, machine: Machine | None = None, config: Config | None = None, *, fixed: bool = False
+    ) -> None:
         self.machine = machine or Machine(config)
+        self._config = self.machine.config
         self.fixed = fixed or machine is not None
         self.names: dict[str, Value] = {}
         self.count = 0
+        self._rebooted = False
         self._source, self._filename = "", "<console>"
 
     # -- running
 
+    def unboot(self) -> None:
+        """Forget what `boot` statements asked for: a fresh machine, as before the first statement."""
+        self.count = 0
+        if self._rebooted:
+            self.machine, self._rebooted = Machine(self._config), False
+
     def parse(self, text: str, filename: str = "<script>") -> Script:
         """Parse a whole script and check its names before anything runs; raises `ScriptError`."""
         script = parse(text, filename=filename, known=KNOWN)
-        check_names(script.statements, script.source or text, filename, self.names)
+        check_statements(script.statements, script.source or text, filename, self.names)
         return script
 
     def run_text(self, text: str) -> Outcome:
         """Run one line; raises `ScriptError` when it is not a statement."""
         statement = parse_statement(text, known=KNOWN)
-        check_names([statement], text, "<console>", self.names)
+        check_statements([statement], text, "<console>", self.names)
         return self.run(statement, text, "<console>")
 
     def evaluate(self, text: str) -> Value:
-        """The value of an assignment's right side, which may look VMAs up and must change nothing; raises `VmvizError`."""
+        """The value of an assignment's right side, which may only look VMAs up; raises `VmvizError`."""
         statement = parse_statement(text, known={"vma"})
-        check_names([statement], text, "<console>", self.names)
+        check_statements([statement], text, "<console>", self.names)
         self._source, self._filename = text, "<console>"
         return self._value(statement.value)
 
     def run(self, statement: Statement, source: str = "", filename: str = "<script>") -> Outcome:
-        """Run one statement; raises `ScriptError` when its values make no sense, and then nothing has changed."""
+        """Run one statement; raises `ScriptError` when its values make no sense: then nothing has changed."""
         self._source, self._filename = source, filename
         if statement.pid is not None and statement.pid != self.machine.pid:
             self._fail(statement, f"there is no process {statement.pid}; the only one is {self.machine.pid}")
@@ -84,15 +121,18 @@ class Runner:
         if call is not None:
             base = attrs.evolve(base, func=call.func)
         try:
-            result = self._call(call) if call is not None else _plain(self._value(statement.value))
+            result = self._call(call) if call is not None else self._plain(self._value(statement.value))
             outcome = self._succeeded(base, result)
-        except ScriptError:
-            self.machine.journal.seek(start)
-            self.machine.journal.truncate()
-            raise
-        except (VmvizError, ArithmeticError) as error:
+        except VmvizError as error:
+            try:
+                outcome = self._failed(base, error)
+            except VmvizError:
+                self.machine.journal.seek(start)
+                self.machine.journal.truncate()
+                if isinstance(error, ScriptError):
+                    raise
+                self._fail(statement, str(error))
             result = Result(-1)
-            outcome = self._failed(base, error)
         if statement.target is not None:
             self.names[statement.target] = result.value
         self.count += 1
@@ -104,7 +144,8 @@ class Runner:
         ret = value.start if isinstance(value, Vma) else value if isinstance(value, int) else None
         return attrs.evolve(base, ret=ret, address=result.address or isinstance(value, Vma), **result.fields)
 
-    def _failed(self, base: Outcome, error: Exception) -> Outcome:
+    def _failed(self, base: Outcome, error: VmvizError) -> Outcome:
+        """The outcome of an error of the kernel; any other error is raised again."""
         match error:
             case KernelError():
                 return attrs.evolve(base, ret=-1, errno=error.errno, refusal=error.refusal, why=error.why)
@@ -149,7 +190,7 @@ class Runner:
                 return self._call(node).value
             case Array() | Struct() | Dots():
                 return ""
-        self._fail(node, "a value is wanted here")
+        return self._fail(node, "a value is wanted here")
 
     def _number(self, node: Any) -> int:
         value = self._value(node)
@@ -164,49 +205,77 @@ class Runner:
             return self._boot(call)
         if call.func in NOT_YET:
             self._fail(call, f"{call.func} is a call of Linux that vmviz does not simulate yet")
-        function = FUNCTIONS[call.func]
-        keyword = next(iter(call.keywords), None)
-        if keyword is not None:
-            self._fail(keyword, f"{call.func} takes no named arguments")
-        low, high = function.arity
-        if not low <= len(call.args) <= high:
-            wants = f"{low}" if low == high else f"{low} to {high}"
-            self._fail(call, f"{call.func} takes {wants} arguments, not {len(call.args)}: {function.signature}")
-        values = [self._value(a) for a in call.positional]
+        values = [self._value(a) for a in call.args]
         try:
-            return function.call(self.machine, *values)
+            return FUNCTIONS[call.func].call(self.machine, *values)
         except ArgumentError as error:
-            self._fail(call.args[error.index], str(error))
+            self._fail(call if error.index < 0 else call.args[error.index], str(error))
+        except UnsupportedError as error:
+            self._fail(call, str(error))
 
     def _boot(self, call: Call) -> Result:
-        if self.fixed or self.count or len(self.machine.journal.records):
-            self._fail(call, "boot must be the first statement of a script, and has no place on a given base")
-        changes: dict[str, Any] = {}
+        if self.fixed:
+            self._fail(call, "boot has no place here: the machine is given, by a base or by the program")
+        if self.count or len(self.machine.journal.records):
+            self._fail(call, "boot must be the first statement of a script")
+        config = self._config
+        seen: set[str] = set()
         for argument in call.args:
             if not isinstance(argument, Keyword) or argument.name not in BOOT_KEYS:
                 word = argument.name if isinstance(argument, Keyword) else ""
-                self._fail(argument, f"boot takes {', '.join(f'{k}=' for k in BOOT_KEYS)}", nearest(word, BOOT_KEYS))
-            value = self._value(argument.value)
-            wanted = str if argument.name in ("mode", "kernel", "zap_contract", "comm") else int
-            if not isinstance(value, wanted):
-                self._fail(argument, f"{argument.name} wants {'a string' if wanted is str else 'a number'}")
-            changes[BOOT_KEYS[argument.name]] = bool(value) if argument.name == "vdso" else value
+                keys = ", ".join(f"{k}=" for k in BOOT_KEYS)
+                self._fail(argument, f"boot takes {keys}", nearest(word, BOOT_KEYS))
+            if argument.name in seen:
+                self._fail(argument, f"{argument.name} is given twice")
+            seen.add(argument.name)
+            config = self._boot_option(config, argument)
         try:
-            self.machine = Machine(attrs.evolve(self.machine.config, **changes))
+            self.machine = Machine(config)
         except VmvizError as error:
             self._fail(call, str(error))
+        self._rebooted = True
         return Result(0)
 
+    def _boot_option(self, config: Config, argument: Keyword) -> Config:
+        value: Any = self._value(argument.value)
+        is_text = argument.name in ("mode", "kernel", "zap_contract", "comm")
+        if not isinstance(value, str if is_text else int):
+            self._fail(argument, f"{argument.name} wants {'a string' if is_text else 'a number'}")
+        if argument.name == "vdso" and value not in (0, 1):
+            self._fail(argument, "vdso is 0 or 1")
+        if argument.name == "cpus" and value not in range(1, MAX_CPUS + 1):
+            self._fail(argument, f"cpus is 1 to {MAX_CPUS}")
+        if argument.name == "comm":
+            value = str(value)[:15]  # TASK_COMM_LEN is 16, with the NUL
+        if argument.name == "vdso":
+            value = bool(value)
+        changed = attrs.evolve(config, **{BOOT_KEYS[argument.name]: value})
+        try:
+            changed.validate()
+        except VmvizError as error:
+            self._fail(argument, str(error), nearest(str(value), BOOT_WORDS.get(argument.name, ())))
+        return changed
 
-def _plain(value: Value) -> Result:
-    return Result(value, address=isinstance(value, int) and value >= 1 << 20)
+    def _plain(self, value: Value) -> Result:
+        """The result of an assignment without a call; an address is in a mapping, or above 4G."""
+        is_address = isinstance(value, int) and (
+            (value >> 32 != 0 and value >= 0) or self.machine.mm.vma_at(value) is not None
+        )
+        return Result(value, address=is_address)
 
 
 def _apply(op: str, a: int, b: int) -> int:
+    """C's operators on 64 bits: results that are not negative are unsigned, negative ones signed.
+
+    >>> _apply("-", 0, 4096), _apply("+", WRAP, 2), _apply("<<", 1, 70)
+    (-4096, 1, 0)
+    """
     if op == "<<":
         return (a << min(b & WRAP, 64)) & WRAP
     value = {"+": a + b, "-": a - b, "*": a * b, "|": a | b}[op]
-    return value & WRAP if value >= 0 or op == "|" else value
+    if value >= 0 or op == "|":
+        return value & WRAP
+    return ((value + (1 << 63)) & WRAP) - (1 << 63)
 
 
 def compare(outcome: Outcome, expect: Expectation | None) -> Outcome:
@@ -231,41 +300,51 @@ def compare(outcome: Outcome, expect: Expectation | None) -> Outcome:
     got_text = outcome.result
     if outcome.ret is None and outcome.verdict is not None:
         got_text = f"nothing (void; the verdict is {outcome.verdict})"
+    elif outcome.ret is None and outcome.refusal is not None:
+        got_text = f"nothing ({outcome.refusal.check}: {outcome.refusal.message})"
     return attrs.evolve(outcome, expected=False, mismatch=f"expected {wanted}, got {got_text}")
 
 
-def check_names(statements: Iterable[Statement], source: str, filename: str, known: Collection[str]) -> None:
-    """Raise `ScriptError` for the first name that nobody has defined, with the nearest that somebody has."""
+def check_statements(
+    statements: Iterable[Statement], source: str, filename: str, known: Collection[str]
+) -> None:
+    """Find what is wrong before anything runs; ``known`` are the variables that there are already.
+
+    Raises `ScriptError` for the first name that nobody has defined (with the nearest that somebody has), a
+    call that the simulator does not have, or a wrong number of arguments.
+    """
     defined = set(known) | set(CONSTANTS)
+
+    def fail(node: Node, message: str, suggestions: tuple[str, ...] = ()) -> NoReturn:
+        raise ScriptError.at(node, message, source=source, filename=filename, suggestions=suggestions)
+
     for statement in statements:
-        for node in _names(statement.value):
-            if node.id not in defined:
-                raise ScriptError.at(
-                    node,
-                    f"{node.id!r} is not defined",
-                    source=source,
-                    filename=filename,
-                    suggestions=nearest(node.id, defined),
-                )
+        for node, _ in walk(statement.value):
+            if isinstance(node, Name) and node.id not in defined:
+                fail(node, f"{node.id!r} is not defined", nearest(node.id, defined))
+            elif isinstance(node, Call):
+                problem = _call_problem(node)
+                if problem is not None:
+                    fail(*problem)
         if statement.target is not None:
             if statement.target in CONSTANTS:
-                raise ScriptError.at(
-                    statement, f"{statement.target!r} is a constant", source=source, filename=filename
-                )
+                fail(statement, f"{statement.target!r} is a constant")
             defined.add(statement.target)
 
 
-def _names(node: Any) -> Iterable[Name]:
-    match node:
-        case Name():
-            yield node
-        case Unary():
-            yield from _names(node.operand)
-        case BinOp():
-            yield from _names(node.left)
-            yield from _names(node.right)
-        case Keyword():
-            yield from _names(node.value)
-        case Call():
-            for argument in node.args:
-                yield from _names(argument)
+def _call_problem(call: Call) -> tuple[Node, str] | None:
+    """What is wrong with a call whatever its values are, and where."""
+    if call.func == "boot":
+        return None
+    if call.func in NOT_YET:
+        return call, f"{call.func} is a call of Linux that vmviz does not simulate yet"
+    function = FUNCTIONS[call.func]
+    keyword = next((a for a in call.args if isinstance(a, Keyword)), None)
+    if keyword is not None:
+        return keyword, f"{call.func} takes no named arguments: {function.signature}"
+    low, high = function.arity
+    if not low <= len(call.args) <= high:
+        wants = "no" if high == 0 else f"{low}" if low == high else f"{low} to {high}"
+        noun = "argument" if wants == "1" else "arguments"
+        return call, f"{call.func} takes {wants} {noun}, not {len(call.args)}: {function.signature}"
+    return None

@@ -1,4 +1,4 @@
-"""The state of a process as data: its VMAs, its leaf entries run-length encoded, its counters (``run --state``)."""
+"""The state of a process as data (``run --state``): VMAs, leaf entries run-length encoded, counters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def state_json(machine: Machine) -> dict[str, Any]:
             for v in mm.vmas
         ],
         "entries": leaf_runs(machine, mm),
-        "unknown": [{"start": format_addr(s), "end": format_addr(e)} for s, e in sorted(mm.unknown.data.items())],
+        "unknown": [
+            {"start": format_addr(s), "end": format_addr(e)} for s, e in sorted(mm.unknown.data.items())
+        ],
         "counters": {**mm.counters.data, "rss": mm.rss},
         "frames": {"free": machine.frames.states.buddy.nr_free(), "total": machine.frames.nr_frames},
         "digest": machine.digest(),
@@ -43,9 +45,9 @@ def state_json(machine: Machine) -> dict[str, Any]:
 
 
 def leaf_runs(machine: Machine, mm: Mm) -> list[dict[str, Any]]:
-    """The non-empty leaf entries in address order, neighbours with equal flags and consecutive frames as one run."""
-    out: list[dict[str, Any]] = []
-    arena, mode = machine.arena, machine.sys.mode
+    """The non-empty leaf entries in address order; equal flags and consecutive frames make one run."""
+    runs: list[list[int]] = []  # va, n, pfn, flags, the first entry's raw value
+    arena = machine.arena
     for vma in mm.vmas:
         for slot, n, va in arena.segments(mm.pgd, vma.start, vma.end):
             values = arena.entries[slot : slot + n]
@@ -57,23 +59,11 @@ def leaf_runs(machine: Machine, mm: Mm) -> list[dict[str, Any]]:
             line = (np.diff(where) == 1) & (np.diff(pfns) == 1) & (flags[1:] == flags[:-1])
             first = 0
             for stop in [*(np.flatnonzero(~line) + 1).tolist(), len(where)]:
-                address = va + (int(where[first]) << 12)
-                _append(out, address, stop - first, int(pfns[first]), int(flags[first]), int(found[first]), mode)
+                run = [va + (int(where[first]) << 12), stop - first, int(pfns[first]), int(flags[first])]
+                _append(runs, [*run, int(found[first])])
                 first = stop
-    return out
-
-
-def _append(out: list[dict[str, Any]], va: int, n: int, pfn: int, flags: int, value: int, mode: Any) -> None:
-    if out:
-        last = out[-1]
-        if (
-            int(last["va"], 16) + (last["n"] << 12) == va
-            and last["fl"] == format_addr(flags)
-            and int(last["pfn"], 16) + last["n"] == pfn
-        ):
-            last["n"] += n
-            return
-    out.append(
+    decode = machine.sys.mode.decode
+    return [
         {
             "va": format_addr(va),
             "n": n,
@@ -81,6 +71,17 @@ def _append(out: list[dict[str, Any]], va: int, n: int, pfn: int, flags: int, va
             "pfn": format_addr(pfn),
             "val": format_addr(value),
             "fl": format_addr(flags),
-            "bits": " ".join(mode.decode(value)),
+            "bits": " ".join(decode(value)),
         }
-    )
+        for va, n, pfn, flags, value in runs
+    ]
+
+
+def _append(runs: list[list[int]], run: list[int]) -> None:
+    """Add a run, or lengthen the last one by it where it goes on (at the border of two tables)."""
+    if runs:
+        va, n, pfn, flags, _ = runs[-1]
+        if [va + (n << 12), pfn + n, flags] == [run[0], run[2], run[3]]:
+            runs[-1][1] += run[1]
+            return
+    runs.append(run)

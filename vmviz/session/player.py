@@ -21,13 +21,14 @@ def ease(t: float) -> float:
 
 
 class Player:
-    """Plays the steps of one statement; ``speed`` multiplies the pace, ``playing`` is false while it pauses."""
+    """Plays the steps of one statement; ``speed`` multiplies the pace, ``playing`` is false in a pause."""
 
     def __init__(self) -> None:
         self.steps: StepIndex | None = None
         self.playing = False
         self._speed = SPEEDS.index(1.0)
         self._time = 0.0
+        self._shown = 0
 
     @property
     def speed(self) -> float:
@@ -53,25 +54,30 @@ class Player:
         """Play from step ``done`` on."""
         self.steps = steps
         self.playing = True
-        self._time = self._time_of(done)
+        self._shown = min(max(done, 0), steps.total)
+        self._time = self._time_of(self._shown)
 
     def pause(self) -> None:
         """Stop where it is."""
         self.playing = False
 
     def advance(self, seconds: float) -> int:
-        """``seconds`` have passed: the step number to show.  At the last one the player stops."""
+        """``seconds`` have passed: the step number to show, never less than before.
+
+        At the last step the player stops; while it pauses no time passes for it.
+        """
         if self.steps is None or not self.playing:
-            return 0
+            return self._shown
         self._time += seconds * self.speed
         total = self.steps.total
-        t = 1.0 if self._time >= self.duration else self._time / self.duration
-        k = total if t >= 1 else int(ease(t) * total)
-        if k >= total:
+        k = total if self._time >= self.duration else int(ease(self._time / self.duration) * total)
+        self._shown = max(self._shown, k)
+        if self._shown >= total:
             self.playing = False
-        return k
+        return self._shown
 
     def _time_of(self, done: int) -> float:
+        """When step ``done`` is due, by bisection."""
         total = self.steps.total if self.steps else 0
         if not total or not done:
             return 0.0

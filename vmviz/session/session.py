@@ -1,7 +1,7 @@
 """The session: single writer of a machine, and the timeline of its statements.
 
-Statements are run to their end at once; the position then moves freely over what is in the journal.  A new statement
-in the past drops the future; what of it came from the story goes back to the statements to come.
+Statements are run to their end at once; the position then moves freely over what is in the journal.  A new
+statement in the past drops the future; what of it came from the story goes back to the statements to come.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ..kernel.trace.journal import Position
 from ..script.nodes import Script, Statement
 from ..script.outcome import Outcome
 from ..script.runner import Runner
+from .export import dump, script_of
 from .steps import StepIndex
-
 
 STORY_MARK = "story"
 """A comment line with this word alone divides set-up from what is to come."""
 
 
 class InsideStatement(VmvizError):
-    """A new statement was asked for while the position stands inside one: play it to its end or take it back first."""
+    """A new statement was asked for inside of one: play that to its end or take it back first."""
 
 
 @attrs.frozen
@@ -40,10 +40,12 @@ class Pending:
 
 @attrs.frozen
 class Done:
-    """A statement that has been run: its outcome, the variables before it, and where it came from."""
+    """A statement that has been run: its outcome, the variables before and after it, where it came from."""
 
+    statement: Statement
     outcome: Outcome
     names: dict[str, Any]
+    after: dict[str, Any]
     story: Pending | None = None
 
     @property
@@ -78,6 +80,7 @@ class Session:
         self.setup = 0  # statements that were done before the session was shown
         self.index = 0  # statements that are done wholly at the position
         self._steps: tuple[Position, StepIndex] | None = None
+        self._first_names: dict[str, Any] = {}
 
     # -- the story
 
@@ -96,8 +99,8 @@ class Session:
         return script
 
     def run_until_comment(self, script: Script, word: str) -> None:
-        """Run the story up to the comment line that begins with ``word``: what comes before it is set-up."""
-        line = next((c.line for c in script.comments if c.text.strip(" #").startswith(word)), 0)
+        """Run the story up to the comment line that is ``word`` alone: what comes before it is set-up."""
+        line = next((c.line for c in script.comments if c.text.strip(" #") == word), 0)
         while self.pending and self.pending[0].statement.line < line:
             self.run_next()
         self.setup = len(self.done)
@@ -150,32 +153,40 @@ class Session:
     # -- moving
 
     def seek(self, position: Position, index: int) -> None:
-        """Move to a position; ``index`` statements are done there (one without records begins where it ends)."""
+        """Move to a position; ``index`` statements are done there (one without records begins where it ends).
+
+        The variables are those of that moment.
+        """
         self.machine.journal.seek(position)
         self.index = index
+        self.runner.names = self._names_at(index)
+
+    def _names_at(self, index: int) -> dict[str, Any]:
+        """The variables after ``index`` statements."""
+        if index < len(self.done):
+            return dict(self.done[index].names)
+        return dict(self.done[-1].after if self.done else self._first_names)
 
     def undo(self) -> None:
         """Take back the statement that the position stands in or behind; nothing at the beginning."""
-        current = self.current
-        if current is not None:
-            self.seek(current.start, self._number(current))
+        i = self._target(-1)
+        if i is not None:
+            self.seek(self.done[i].start, i)
 
     def redo(self) -> None:
         """Do the statement that the position stands in or before again; nothing at the end."""
-        target = self.inside or next(iter(self.future), None)
-        if target is not None:
-            self.seek(target.end, self._number(target) + 1)
+        i = self._target(1)
+        if i is not None:
+            self.seek(self.done[i].end, i + 1)
 
     def step(self, count: int = 1) -> bool:
         """Move by single steps, across statements; returns whether there was one to go."""
-        at = self.inside
-        if at is None:
-            at = next(iter(self.future), None) if count > 0 else self.current
-        if at is None:
+        i = self._target(count)
+        if i is None:
             return False
+        at = self.done[i]
         steps = self.steps(at)
         k = (steps.index_of(self.position) if self.inside or count > 0 else steps.total) + count
-        i = self._number(at)
         if k <= 0:
             self.seek(at.start, i)
         elif k >= steps.total:
@@ -186,31 +197,37 @@ class Session:
 
     def step_call(self, count: int, *, functions: bool = False) -> bool:
         """Move to the next (or previous) border of a call, or end of a function."""
-        at = self.inside
-        if at is None:
-            at = next(iter(self.future), None) if count > 0 else self.current
-        if at is None:
+        i = self._target(count)
+        if i is None:
             return False
+        at = self.done[i]
         steps = self.steps(at)
         borders = steps.functions() if functions else steps.calls()
         here = self.position if self.inside else at.start if count > 0 else at.end
-        wanted = [b for b in borders if b > here] if count > 0 else [b for b in borders if b < here]
-        to = (wanted[0] if count > 0 else wanted[-1]) if wanted else (at.end if count > 0 else at.start)
-        i = self._number(at)
-        self.seek(to, i + (to == at.end))
+        if count > 0:
+            to = next((b for b in borders if b > here), at.end)
+            self.seek(to, i + (to == at.end))
+        else:
+            self.seek(next((b for b in reversed(borders) if b < here), at.start), i)
         return True
 
-    def _number(self, done: Done) -> int:
-        return next(i for i, d in enumerate(self.done) if d is done)
+    def _target(self, count: int) -> int | None:
+        """The number of the statement that a move is about: the one inside, else the next or the last one."""
+        i = self.index if self.inside is not None or count > 0 else self.index - 1
+        return i if 0 <= i < len(self.done) else None
 
     # -- running
 
     def run(self, text: str) -> Outcome:
-        """Run a statement of the user's at the position; drops the future.  Raises `ScriptError`, `InsideStatement`."""
+        """Run a statement of the user's at the position, whose future is dropped.
+
+        Raises `ScriptError`, and `InsideStatement` when the position stands inside a statement.
+        """
         self._at_border()
         parsed = self.runner.parse(text, "<console>")
         if len(parsed.statements) != 1:
-            raise VmvizError("one statement at a time, please" if parsed.statements else "there is no statement")
+            message = "one statement at a time, please" if parsed.statements else "there is no statement"
+            raise VmvizError(message)
         return self._run(parsed.statements[0], text, "<console>", None)
 
     def run_next(self) -> Outcome | None:
@@ -228,17 +245,19 @@ class Session:
 
     def _at_border(self) -> None:
         if self.inside is not None:
-            raise InsideStatement("the position stands inside a statement: finish it (Enter) or take it back (u) first")
+            message = "the position stands inside a statement: finish it (Enter) or take it back (u) first"
+            raise InsideStatement(message)
 
     def _run(self, statement: Statement, source: str, filename: str, story: Pending | None) -> Outcome:
-        names = dict(self.done[self.index].names) if self.index < len(self.done) else dict(self.runner.names)
         dropped = self.drop_future()
-        self.runner.names = dict(names)
+        names = dict(self.runner.names)
+        if not self.done:
+            self._first_names = names
         try:
             outcome = self.runner.run(statement, source, filename)
         finally:
             self.pending[:0] = dropped
-        self.done.append(Done(outcome, names, story))
+        self.done.append(Done(statement, outcome, names, dict(self.runner.names), story))
         self.index = len(self.done)
         return outcome
 
@@ -246,11 +265,33 @@ class Session:
         """Forget the statements after the position; returns those of them that belong to the story."""
         future = self.done[self.index :]
         if future:
+            names = self._names_at(self.index)
             del self.done[self.index :]
             self.machine.journal.truncate()
             self.runner.count = len(self.done)
+            self.runner.names = names
             self._steps = None
+            if not self.done:
+                self.runner.unboot()
         return [d.story for d in future if d.story is not None]
+
+    # -- saving
+
+    def script(self) -> str:
+        """All statements that were run as a script, each with its result as expectation.
+
+        Run headless on the same base it gives the same journal; what is still to come is not in it.
+
+        >>> s = Session(); _ = s.run("a = brk(NULL)"); _ = s.run("load(a)")
+        >>> print(s.script(), end="")
+        a = brk(NULL) = 0x555555758000
+        load(a) = SIGSEGV SEGV_MAPERR
+        """
+        return script_of(self.runner, self.done, self.title)
+
+    def dump(self) -> str:
+        """The journal as canonical text, up to its end; equal texts are equal runs."""
+        return dump(self.machine.journal)
 
     # -- names
 
@@ -260,5 +301,6 @@ class Session:
         return {
             name: value.start if isinstance(value, Vma) else value
             for name, value in self.runner.names.items()
-            if isinstance(value, Vma) or (isinstance(value, int) and value >= 65536 and mm.vma_at(value) is not None)
+            if isinstance(value, Vma)
+            or (isinstance(value, int) and value >= 65536 and mm.vma_at(value) is not None)
         }

@@ -1,7 +1,7 @@
 """Steps: the places inside a statement at which a reader wants to stop.
 
-Every entry that changes is a step (also inside bulk records, where it is found by number, not by walking), and so are a
-VMA that changes, a check, and a TLB flush.  Other writes go along with the step before them.
+Every entry that changes is a step (also inside bulk records, where it is found by number, not by walking),
+and so are a VMA that changes, a check, and a TLB flush.  Other writes go along with the step before them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def weight(record: Record) -> int:
 class StepIndex:
     """The steps of the records from ``start`` to ``end`` (positions at statement borders), by number.
 
-    Step ``k`` (1 to ``total``) is done at ``position_at(k)``; ``position_at(0)`` is the start, and the last is the end.
+    Step ``k`` (1 to ``total``) is done at ``position_at(k)``; ``position_at(0)`` is the start, the last one
+    the end.
     """
 
     def __init__(self, journal: Journal, start: Position, end: Position) -> None:
@@ -71,7 +72,7 @@ class StepIndex:
         return self._before[i] + weight(self.journal.records[self._records[i]])
 
     def calls(self) -> list[Position]:
-        """The borders of calls: where a function begins or ends, one of a bulk record's included, in order."""
+        """The borders of calls, in order: where a function begins or ends, those of bulk records included."""
         out: list[Position] = [self.start]
         for rec in range(self.start[0], self.end[0]):
             record = self.journal.records[rec]

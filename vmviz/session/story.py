@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 STORY = "framebuffer.vmv"
 
 
-
 def story_session() -> Session:
     """The built-in story: set-up done, its statements to come.
 

@@ -236,7 +236,8 @@ class Director:
                 self.cursor = record.address_of(min(offset, record.n - 1))
             return
         current = session.current
-        if current is None:
+        if current is None or session.at_story_start:
+            self._start_cursor()
             return
         o = current.outcome
         if session.inside is None and o.signal is not None:

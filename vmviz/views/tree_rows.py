@@ -349,12 +349,15 @@ class TreeRows:
         n = int(np.count_nonzero(ent.present_of(self.arena.rows[rows], self.mode)))
         return f"{n} entr{'y' if n == 1 else 'ies'} below"
 
-    # -- rows as text
-
 
 def _missing_beside(items: list[Row], i: int) -> bool:
     return any(it.kind == "missing" for it in items[max(0, i - 1) : i + 2])
 
 
 def span_text(n: int) -> str:
+    """A power of two as a course says it.
+
+    >>> span_text(2 << 20)
+    '2M'
+    """
     return f"{n >> 30}G" if n >= 1 << 30 else f"{n >> 20}M" if n >= 1 << 20 else f"{n >> 10}K"

@@ -19,6 +19,7 @@ from ..script.values import format_addr, format_size
 from ..session.session import Done, Session
 from .calltree import calls_between, tree_lines
 from .cells import Line
+from .cells import width as line_width
 from .scene import Scene
 
 
@@ -83,8 +84,27 @@ def paragraphs(width: int, height: int, *parts: tuple[str, str]) -> list[Line]:
     return lines[:height]
 
 
+def whole(width: int, height: int, *parts: tuple[str, str]) -> list[Line]:
+    """As `paragraphs`, but a text behind the first that does not fit wholly is left out."""
+    lines: list[Line] = []
+    for part in parts:
+        more = paragraphs(width, 1000, part)
+        if not lines or len(lines) + len(more) <= height:
+            lines += more
+    return lines[:height]
+
+
+def plural(n: int, word: str) -> str:
+    """A count with its word.
+
+    >>> plural(1, "PTE"), plural(0, "PTE")
+    ('1 PTE', '0 PTEs')
+    """
+    return f"{n} {word}{'' if n == 1 else 's'}"
+
+
 def _opening(session: Session, width: int, height: int) -> Strip:
-    n = len(session.pending)
+    n = len(session.pending) + len(session.future)
     keys: Line = [(" z", "key"), (" zap a range", "key.text")]
     if n:
         keys += [("    n", "key"), (f" run the next step of the story ({n} to come)", "key.text")]
@@ -181,22 +201,26 @@ def _sentence(scene: Scene, record: Record | None, offset: int, func: str) -> st
 def check_lines(checks: tuple[CheckResult, ...], width: int) -> list[Line]:
     """The checks in the kernel's order, with the values compared; one not reached says what it would give."""
     lines: list[Line] = []
-    wide = width >= 76
-    for i, c in enumerate(checks, 1):
+    shown = [c.compared if c.reached or c.name == "range_in_vma" else "" for c in checks]
+    first = max((len(c.expression) for c in checks), default=0)
+    second = max(map(len, shown), default=0)
+    gap = max(1, min(2, (width - first - second - 7) // 2))
+    for i, (c, compared) in enumerate(zip(checks, shown, strict=True), 1):
         word = "pass" if c.passed else "FAIL"
         role = "pass" if c.passed else "fail"
         if not c.reached:
             word, role = f"not reached, would {'pass' if c.passed else 'fail'}", "skip"
-        note = f" {c.note}" if c.note and not c.passed and wide else ""
-        line: Line = [(f" {i} {c.expression:<{25 if wide else 23}} ", "label")]
-        if c.reached or c.name == "range_in_vma":
-            line.append((f"{c.compared:<29} ", "number"))
-        lines.append([*line, (word + note, role)])
+        line: Line = [(f" {i} {c.expression:<{first + gap}}", "label")]
+        if compared:
+            line.append((f"{compared:<{second + gap}}", "number"))
+        if c.note and not c.passed and line_width(line) + len(word) + 1 + len(c.note) <= width:
+            word = f"{word} {c.note}"
+        lines.append([*line, (word, role)])
     return lines
 
 
 _CONTRACT_NOTE = {
-    "int": "From 4.18 on the call is void: it does nothing and says nothing.",
+    "int": "From 4.18 on it is void: does nothing and says nothing.",
     "void": "The call is void (4.18 to 7.0): the caller hears nothing of this. Up to 4.17 it returned -1.",
     "special": "zap_special_vma_range (7.1) is void: the caller hears nothing of this. Up to 4.17 it was -1.",
 }
@@ -207,8 +231,9 @@ def _refused(o: Outcome, session: Session, scene: Scene, width: int, height: int
     r = o.refusal
     title = "THE CALLER'S BUG, not called" if r.check == "caller_bug" else "REFUSED, nothing changed"
     if not r.checks:
-        lines = paragraphs(width, height, (r.message[0].upper() + r.message[1:] + ".", "text"))
-        return Strip(title, call_text(o), lines, alert=True)
+        lines = paragraphs(width, height - 1, (r.message[0].upper() + r.message[1:] + ".", "text"))
+        keys: Line = [(" Esc", "key"), (" back", "key.text"), ("   e", "key"), (" edit", "key.text")]
+        return Strip(title, call_text(o), [*lines, keys], alert=True)
     legal = legal_statement(o, session, scene)
     last: Line = [(" Nearest legal: ", "label"), (legal_text(o, scene) or "none in this VMA", "number")]
     if legal:
@@ -217,12 +242,15 @@ def _refused(o: Outcome, session: Session, scene: Scene, width: int, height: int
     checks = check_lines(r.checks, width)
     if height < 5:
         return Strip(title, call_text(o), checks[:height], True, legal, last)
-    message = f"{r.message[0].upper()}{r.message[1:]}. The call never clamps: all or nothing."
+    message = f"{r.message[0].upper()}{r.message[1:]}."
+    if r.legal is not None:
+        message += " The call never clamps: all or nothing."
     note = _CONTRACT_NOTE[session.machine.sys.zap_contract]
-    room = height - len(checks) - 3
-    text = paragraphs(width, max(1, room), (message, "text"), (note, "dim"))
     head: list[Line] = [[(" " + call_text(o), "call")]] if height >= 9 else []
-    return Strip(title, "" if head else call_text(o), [*head, *checks, [], *text, last][:height], True, legal)
+    room = height - len(head) - len(checks) - 1
+    text = whole(width, room, (message, "text"), (note, "dim"))
+    blank: list[Line] = [[]] if len(text) < room else []
+    return Strip(title, "" if head else call_text(o), [*head, *checks, *blank, *text, last][:height], True, legal)
 
 
 def legal_text(o: Outcome, scene: Scene) -> str:
@@ -263,12 +291,14 @@ def _nothing(o: Outcome, scene: Scene, width: int, height: int) -> Strip:
     if vma is not None:
         slots = f"{scene.range.start >> 21 & 511:03x}.{scene.range.start >> 12 & 511:03x}" if scene.range else ""
         where = f" The range begins at entry {slots}." if slots else ""
-    text = (
-        f"All three checks passed, but {o.why}.{where} With no entry cleared there is no TLB flush, and nothing changed"
-        " in any table."
-    )
-    return Strip("Returned 0, cleared nothing" if o.ret == 0 else "Cleared nothing", call_text(o),
-                 paragraphs(width, height, (text, "text")), alert=True)  # fmt: skip
+    but, flush = f"All three checks passed, but {o.why}.", " No entry cleared, so no TLB flush."
+    # The longest that fits; what comes last is what can best be spared.
+    for text in (f"{but}{where}{flush} Nothing changed in any table.", f"{but}{where}{flush}", but + flush, but):
+        lines = paragraphs(width, 1000, (text, "text"))
+        if len(lines) <= height:
+            break
+    title = "Returned 0, cleared nothing" if o.ret == 0 else "Cleared nothing"
+    return Strip(title, call_text(o), lines[:height], alert=True)
 
 
 def _flush_text(o: Outcome) -> str:
@@ -280,12 +310,14 @@ def _flush_text(o: Outcome) -> str:
         return f"{n} TLB flushes, {sum(x.kind == 'full' for x in o.tlb)} of them full."
     if f.kind == "full":
         return f"1 full TLB flush, as {f.nr_pages} pages are more than 33."
-    return f"TLB: {f.nr_pages} pages flushed one by one (33 at most; above, all of the process)."
+    if f.nr_pages == 1:
+        return "TLB: this 1 page is flushed, no more."
+    return f"TLB: {f.nr_pages} pages flushed one by one, as 33 at most are."
 
 
 def _done(o: Outcome, session: Session, scene: Scene, width: int, height: int) -> Strip:
     tables = len({a >> 21 for a in _touched_blocks(session, o)})
-    where = f" in {tables} table{'s' if tables != 1 else ''}" if tables else ""
+    where = f" in {plural(tables, 'table')}" if tables else ""
     rss = scene.mm.rss
     unknown = f" {o.ptes_unknown} unknown entries are known to be empty now." if o.ptes_unknown else ""
     gone = "VMA unchanged"
@@ -294,21 +326,28 @@ def _done(o: Outcome, session: Session, scene: Scene, width: int, height: int) -
     if o.func == "munmap":
         gone = f"{len(scene.mm.vmas)} VMAs are left"
     numbers = (
-        f"{o.ptes_cleared} PTEs cleared{where}.{unknown} Freed: {o.frames_freed} frames, {o.tables_freed} tables. "
+        f"{plural(o.ptes_cleared, 'PTE')} cleared{where}.{unknown} Freed: {plural(o.frames_freed, 'frame')}, "
+        f"{plural(o.tables_freed, 'table')}. "
         f"rss {format_size(rss << 12)}{' as before' if not o.frames_freed else ''}."
     )
     keys: Line = []
     if o.func.startswith("zap"):
         vma = scene.meant
         ops = scene.machine.sys.ops_of(vma) if vma is not None else None
-        after = "the fault handler maps it again" if ops is not None and ops.fault else "SIGBUS: no fault handler"
+        after = "the driver maps it again" if ops is not None and ops.fault else "SIGBUS: no fault handler"
         at = scene.label(scene.range.start) if scene.range else ""
         keys = [(" t", "key"), (f" touch {at or 'it'} ({after})", "key.text")]
-    keys += [("    ,", "key"), (" back one entry", "key.text"), ("   u", "key"), (" back", "key.text")]
+    behind: list[Line] = [[("   u", "key"), (" back", "key.text")]]
     if session.pending:
-        keys += [("   n", "key"), (" next", "key.text")]
+        behind.append([("   n", "key"), (" next", "key.text")])
+    behind.insert(0, [("    ,", "key"), (" back one entry", "key.text")])
+    if line_width(keys) + sum(map(line_width, behind)) > width:
+        del behind[0]
+    for piece in behind:
+        keys += piece
     if height < 5:
-        lines = paragraphs(width, height - 1, (numbers, "text"), (f"{_flush_text(o)} {gone}.", "text"))
+        # These lines may use the last column: they are measured to fit at 80.
+        lines = paragraphs(width + 1, height - 1, (numbers, "text"), (f"{_flush_text(o)} {gone}.", "text"))
         return Strip("Done", call_text(o), [*lines, keys])
     calls = calls_between(session.machine, o.start, o.end)
     text = paragraphs(width, 6, (numbers, "text"), (f"{_flush_text(o)} {gone}.", "text"))

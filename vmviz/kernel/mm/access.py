@@ -175,8 +175,8 @@ def _run(mm: Mm, vma: Vma, page: int, n: int, kind: str, at: int) -> int:  # noq
         _signal("SIGSEGV", "SEGV_ACCERR", at, f"a fetch from a page without execute permission ({vma.perms})")
     if mm.unknown.data and (hidden := mm.unknown_pages(va, va + (n << 12))):
         raise UnknownContentsError(
-            f"{hidden} of the entries at {va:#x} cannot be observed from user space (VM_PFNMAP), so whether the "
-            "access would fault is not known; a zap_vma_ptes makes them known to be empty"
+            f"{hidden} of the entries at {va:#x} cannot be observed from user space (VM_PFNMAP), so whether "
+            "the access would fault is not known; a zap_vma_ptes makes them known to be empty"
         )
     _fault(mm, vma, at, va, slot, n, kind == WRITE, first)
     return 0

@@ -18,18 +18,24 @@ class Explained:
 _FUNCTIONS: dict[str, tuple[str, str]] = {
     "zap_vma_ptes": (
         "mm/memory.c",
-        "A driver takes PTEs of its mapping away; the VMA stays. All of the range must lie in one "
-        "VM_PFNMAP VMA.",
+        (
+            "A driver takes PTEs of its mapping away; the VMA stays. All of the range must lie in one "
+            "VM_PFNMAP VMA."
+        ),
     ),
     "zap_special_vma_range": (
         "mm/memory.c",
-        "The name of zap_vma_ptes from 7.1 on: VM_MIXEDMAP mappings are accepted too, and nothing "
-        "is returned.",
+        (
+            "The name of zap_vma_ptes from 7.1 on: VM_MIXEDMAP mappings are accepted too, and nothing "
+            "is returned."
+        ),
     ),
     "zap_page_range_single": (
         "mm/memory.c",
-        "Frames a zap of one VMA: gather what is cleared, clear it, flush the TLB once, free what "
-        "nobody uses.",
+        (
+            "Frames a zap of one VMA: gather what is cleared, clear it, flush the TLB once, free what "
+            "nobody uses."
+        ),
     ),
     "unmap_page_range": (
         "mm/memory.c",
@@ -37,13 +43,17 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     ),
     "zap_pte_range": (
         "mm/memory.c",
-        "Clears the entries of one page table. A raw frame has no struct page: nothing is freed or "
-        "uncounted.",
+        (
+            "Clears the entries of one page table. A raw frame has no struct page: nothing is freed or "
+            "uncounted."
+        ),
     ),
     "untrack_pfn": (
         "arch/x86/mm/pat/memtype.c",
-        "Drops the cache-type reservation of the whole VMA; VM_PAT goes off, even for a partial zap "
-        "(up to 6.15).",
+        (
+            "Drops the cache-type reservation of the whole VMA; VM_PAT goes off, even for a partial zap "
+            "(up to 6.15)."
+        ),
     ),
     "tlb_finish_mmu": (
         "mm/mmu_gather.c",
@@ -51,8 +61,10 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     ),
     "flush_tlb_mm_range": (
         "arch/x86/mm/tlb.c",
-        "Makes the CPUs forget the cleared translations: page by page up to 33 pages, all of the "
-        "process above.",
+        (
+            "Makes the CPUs forget the cleared translations: page by page up to 33 pages, all of the "
+            "process above."
+        ),
     ),
     "mmap": ("mm/mmap.c", "A process asks for a mapping."),
     "mmap_region": (
@@ -66,8 +78,10 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     "call_mmap": ("mm/mmap.c", "The file's driver is told of the mapping and may fill it at once."),
     "remap_pfn_range": (
         "mm/memory.c",
-        "A driver maps consecutive frames by number. No struct page, no reference, no rss; the VMA "
-        "becomes VM_PFNMAP.",
+        (
+            "A driver maps consecutive frames by number. No struct page, no reference, no rss; the VMA "
+            "becomes VM_PFNMAP."
+        ),
     ),
     "io_remap_pfn_range": ("mm/memory.c", "remap_pfn_range for device memory."),
     "remap_pte_range": (
@@ -138,6 +152,8 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     "expand_downwards": ("mm/mmap.c", "The stack grows to the touched page, if the guard gap below allows."),
     "load_elf_binary": ("fs/binfmt_elf.c", "A program is mapped and its stack is filled."),
     "mmu_set_bits": ("hardware", "The CPU marks entries as accessed, and as dirty on a write."),
+    "__mm_populate": ("mm/gup.c", "MAP_POPULATE: the pages are faulted in now, not when they are touched."),
+    "alloc_page": ("mm/page_alloc.c", "A driver takes a frame of RAM for itself; it holds the reference."),
     "store": ("hardware", "The CPU writes the bytes."),
 }
 

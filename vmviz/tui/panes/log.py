@@ -10,6 +10,10 @@ from vmviz.views.cells import Line
 from vmviz.views.log import LogView
 
 
+AHEAD = 5
+"""Rows below the position that are shown where there is room: the border and the statements to come."""
+
+
 class LogPane(LineGrid):
     """The statements of the session, a row each."""
 
@@ -33,10 +37,19 @@ class LogPane(LineGrid):
         self.view = view
         self.title_right = session.title
         self.touch_all()
-        if view.rows:
-            self.cursor = max(0, view.now)
-            self.reveal(min(len(view.rows) - 1, max(0, view.now) + 4))
-            self.reveal(max(0, view.now))
+        self._follow()
+
+    def _follow(self) -> None:
+        """Show the position with a few of the statements to come below it."""
+        if self.view is not None and self.view.rows:
+            now = max(0, self.view.now)
+            self.cursor = now
+            self.reveal(min(len(self.view.rows) - 1, now + AHEAD))
+            self.reveal(now)
+
+    def on_resize(self) -> None:
+        super().on_resize()
+        self._follow()
 
     def row_count(self) -> int:
         return self.view.row_count() if self.view else 0

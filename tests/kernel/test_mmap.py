@@ -272,3 +272,27 @@ def test_private_file_counts_one_fault_per_copied_page(m: Machine) -> None:
     assert (m.mm.counters.data["shmem"], m.mm.counters.data["anon"]) == (12, 4)
     assert m.load(at + 16 * PAGE + 1).data == b"x"
     assert verify(m) == []
+
+
+def test_memory_files_live_as_long_as_somebody_uses_them(m: Machine) -> None:
+    free = m.sys.frames.states.buddy.nr_free()
+    at = m.mmap(B + (1 << 39), 8 * PAGE, 3, SHARED)
+    m.store(at, 8 * PAGE, 7)
+    m.munmap(at + 2 * PAGE, 2 * PAGE)  # two parts are left, and the file keeps the pages of the hole
+    assert m.mm.counters.data["shmem"] == 6
+    m.munmap(at, 2 * PAGE)
+    m.munmap(at, 8 * PAGE)
+    assert m.sys.frames.states.buddy.nr_free() == free
+    fd = m.memfd_create("f")
+    m.ftruncate(fd, 4 * PAGE)
+    at = m.mmap(B + (1 << 39), 4 * PAGE, 3, MAP_SHARED, fd)
+    m.store(at, 4 * PAGE, 9)
+    m.munmap(at, 4 * PAGE)
+    again = m.mmap(B + (1 << 39), 4 * PAGE, 3, MAP_SHARED, fd)
+    assert m.load(again).data == bytes([9])
+    m.close(fd)
+    assert m.load(again + PAGE).data == bytes([9])
+    assert verify(m) == []
+    m.munmap(again, 4 * PAGE)
+    assert m.sys.frames.states.buddy.nr_free() == free
+    assert verify(m) == []

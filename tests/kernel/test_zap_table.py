@@ -24,7 +24,14 @@ from vmviz.kernel.mm.flags import (
     VM_PFNMAP,
 )
 from vmviz.kernel.mm.frames import PG_DIRTY
-from vmviz.kernel.mm.memory.pfn import VM_FAULT_NOPAGE, VM_FAULT_SIGBUS, follow_pfn
+from vmviz.kernel.mm.memory.fault import FaultContext
+from vmviz.kernel.mm.memory.pfn import (
+    VM_FAULT_NOPAGE,
+    VM_FAULT_SIGBUS,
+    follow_pfn,
+    remap_pfn_range,
+    vmf_insert_pfn,
+)
 from vmviz.kernel.mm.memory.zap import find_danger
 from vmviz.kernel.mm.mm_types import Mm, VmOperations
 from vmviz.kernel.mm.page_alloc import DRIVER
@@ -317,6 +324,38 @@ def driver(
         add_driver(m.sys, Driver("/dev/bare", 1 << 40, mmap, "nothing"), VmOperations("bare"))
     fd = m.open("/dev/bare", O_RDONLY) if readonly else m.open("/dev/bare")
     return m.vma(m.mmap(0, size, prot, "private" if private else "shared", fd))
+
+
+def test_a_driver_with_a_bug_harms_nothing() -> None:
+    """Its mmap maps twice, its fault handler inserts a raw frame into a private mapping: both are BUGs."""
+    m = Machine(ram=16 << 20)
+
+    def twice(mm: Mm, vma: Vma) -> Vma:
+        new = remap_pfn_range(mm, vma.replace(ops="bad"), vma.start, 0xE0000, vma.size)
+        return remap_pfn_range(mm, new, vma.start, 0xE0000, vma.size)
+
+    def lazy(mm: Mm, vma: Vma) -> Vma:
+        new = vma.replace(ops="bad", vm_flags=vma.vm_flags | VM_PFNMAP)
+        mm.set_vma(vma, new)
+        return new
+
+    def fault(ctx: FaultContext) -> int:
+        return vmf_insert_pfn(ctx.mm, ctx.vma, ctx.address, 0xE0000)
+
+    add_driver(m.sys, Driver("/dev/twice", 1 << 20, twice, ""), VmOperations("bad", fault))
+    add_driver(m.sys, Driver("/dev/lazy", 1 << 20, lazy, ""))
+    fds = [m.open("/dev/twice"), m.open("/dev/lazy")]
+    before = list(m.mm.vmas), list(leaves(m.mm)), m.sys.commit.data["committed"]
+    with pytest.raises(CallerBugError, match="not empty"):
+        m.mmap(0, 4 * PAGE, "rw", "shared", fds[0])
+    assert before == (list(m.mm.vmas), list(leaves(m.mm)), m.sys.commit.data["committed"])
+    assert verify(m) == []
+    at = m.mmap(0, 4 * PAGE, "rw", "private", fds[1])
+    with pytest.raises(CallerBugError, match="is_cow_mapping"):
+        m.load(at)
+    depth = [{"Enter": 1, "Leave": -1}.get(type(r).__name__, 0) for r in m.journal.records]
+    assert sum(depth) == 0
+    assert verify(m) == []
 
 
 def test_remap_pfn_range() -> None:

@@ -32,9 +32,13 @@ def screen(app: VmvizApp) -> list[str]:
 
 
 def part(app: VmvizApp, name: str) -> str:
-    """The place of one widget on the screen in one line: its sentences can be found, however they are wrapped."""
+    """The place of one widget on the screen in one line: its sentences can be found, however they are
+    wrapped.
+    """
     region = app.screen_stack[0].query_one(f"#{name}").region
-    lines = [line.ljust(region.right)[region.x : region.right] for line in screen(app)[region.y : region.bottom]]
+    lines = [
+        line.ljust(region.right)[region.x : region.right] for line in screen(app)[region.y : region.bottom]
+    ]
     return _flat("\n".join(lines))
 
 

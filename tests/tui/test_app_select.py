@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from .appkit import BAR, FB, HEAP, MIDDLE, SMALL, VmvizApp, keys, opened, part, said, screen, text, type_command, words
+from vmviz.tui.app import VmvizApp
+
+from .appkit import (
+    BAR,
+    FB,
+    HEAP,
+    MIDDLE,
+    SMALL,
+    keys,
+    opened,
+    part,
+    said,
+    screen,
+    text,
+    type_command,
+    words,
+)
 
 K, M = 1 << 10, 1 << 20
 
@@ -45,7 +61,9 @@ async def test_shift_and_arrows_over_the_end_of_a_vma() -> None:
         assert (start, anchor) == (FB, FB)
         assert BAR < end <= BAR + 64 * K
         lines = screen(app)
-        assert any(line.startswith("!") and "free" in line for line in lines), "the gap is outside the VMA meant"
+        assert any(line.startswith("!") and "free" in line for line in lines), (
+            "the gap is outside the VMA meant"
+        )
         assert any(line.startswith(("!►7ffff7fb0000", "!►")) for line in lines)
         await keys(app, pilot, "z")
         assert "FAIL by" in words(app)

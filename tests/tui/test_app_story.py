@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from .appkit import BAR, FB, LARGE, MIDDLE, SMALL, keys, opened, play_on, part, present, results, said, screen, text, words
+from .appkit import (
+    BAR,
+    FB,
+    LARGE,
+    MIDDLE,
+    SMALL,
+    keys,
+    opened,
+    part,
+    play_on,
+    present,
+    results,
+    said,
+    screen,
+    text,
+    words,
+)
 
 MiB = 1 << 20
 
@@ -14,7 +30,8 @@ async def test_the_story_opens_with_six_to_come(size: tuple[int, int]) -> None:
     async with opened(size) as (app, _):
         session = app.director.session
         assert (len(session.pending), session.index) == (6, session.setup)
-        assert "n run the next step of the story (6 to come)" in part(app, "why")
+        assert "(6 to come)" in part(app, "why")
+        assert "? what is this" in part(app, "why")
         assert "2048" in text(app)
         assert "8/14" in screen(app)[0]
         if size != SMALL:
@@ -147,6 +164,24 @@ async def test_speed_and_instant() -> None:
         await keys(app, pilot, "u", "I", "n")
         assert not app.director.player.playing
         assert app.director.session.inside is None
+
+
+async def test_the_keys_count_before_the_first_step() -> None:
+    async with opened(instant=False) as (app, pilot):
+        session = app.director.session
+        await keys(app, pilot, "n", "u")
+        assert session.index == session.setup, "not the statement before it"
+        assert not app.director.player.playing
+        await keys(app, pilot, "n", "enter")
+        assert results(app) == ["0"]
+        await keys(app, pilot, "n")
+        assert session.inside is session.done[-1]
+        await keys(app, pilot, "t")
+        assert "First this one" in text(app)
+        await keys(app, pilot, "enter")
+        app.director.finish()
+        assert session.done[-1].outcome.text == "load(bar)"
+        assert results(app) == ["0", "0", "0"]
 
 
 async def test_n_while_it_plays_finishes_first() -> None:

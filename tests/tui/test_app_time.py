@@ -1,8 +1,25 @@
-"""Time: steps, calls, functions, statements; statements in the past; statements inside statements; the log's clicks."""
+"""Time: steps, calls, functions, statements; statements in the past; statements inside statements; the
+log's clicks.
+"""
 
 from __future__ import annotations
 
-from .appkit import FB, MIDDLE, fill, keys, opened, part, play_on, present, results, said, screen, text, type_command, words
+from .appkit import (
+    FB,
+    MIDDLE,
+    fill,
+    keys,
+    opened,
+    part,
+    play_on,
+    present,
+    results,
+    said,
+    screen,
+    text,
+    type_command,
+    words,
+)
 
 M = 1 << 20
 ZAP = "zap_vma_ptes(vma(fb), fb, 8K)"

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from .appkit import BAR, FB, MIDDLE, SMALL, fill, keys, opened, part, present, results, said, screen, text, type_command, words
+from .appkit import (
+    BAR,
+    FB,
+    MIDDLE,
+    SMALL,
+    fill,
+    keys,
+    opened,
+    part,
+    present,
+    results,
+    said,
+    screen,
+    text,
+    type_command,
+    words,
+)
 
 K, M = 1 << 10, 1 << 20
 
@@ -25,7 +41,11 @@ async def test_not_pfnmap_is_refused_with_its_checks() -> None:
         shown = part(app, "why")
         assert "REFUSED, nothing changed" in shown
         assert "zap_vma_ptes(vma(heap), heap, 4K) = -1" in shown
-        for check in ("1 vm_start <= address", "2 address + size <= vm_end", "3 vm_flags & VM_PFNMAP not set FAIL"):
+        for check in (
+            "1 vm_start <= address",
+            "2 address + size <= vm_end",
+            "3 vm_flags & VM_PFNMAP not set FAIL",
+        ):
             assert check in shown
         assert shown.count("pass") == 2
         assert "none in this VMA" in shown
@@ -72,7 +92,9 @@ async def test_e_opens_the_form_with_the_refused_call() -> None:
         await keys(app, pilot, "e")
         assert "zap_vma_ptes(vma(fb), fb + 7M, 2M)" in text(app)
         await keys(app, pilot, "ctrl+l", "enter")
-        assert statement(app) == "zap_vma_ptes(vma(fb), 0x7ffff7700000, 1M)" or "fb + 7M, 1M" in statement(app)
+        assert statement(app) == "zap_vma_ptes(vma(fb), 0x7ffff7700000, 1M)" or "fb + 7M, 1M" in statement(
+            app
+        )
         assert results(app)[-1] == "0"
 
 

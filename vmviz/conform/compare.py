@@ -118,7 +118,7 @@ def _results(record: dict[str, Any], got: dict[str, Any], window: tuple[int, int
             inside = [window[0] <= int(x, 16) < window[1] for x in (want, have)]
             if not any(inside):
                 continue  # the kernel's own choice depends on what else the traced program had mapped
-        if name == "zap" and want and have:
+        if isinstance(want, dict) and isinstance(have, dict) and name == "zap":
             differ = {k: (have.get(k), v) for k, v in want.items() if have.get(k) != v}
             yield f"zap (simulated, recorded): {differ}"
         else:

@@ -95,9 +95,8 @@ class Machine(Syscalls):
         self.tasks = Keyed("tasks")
         self.fds = Keyed("fds")
         s = self.sys
-        for store in (
-            s.files, s.inodes, s.page_cache, s.disk, s.ids, s.commit, s.driver_pages, self.tasks, self.fds,
-        ):  # fmt: skip
+        kept = (s.files, s.inodes, s.page_cache, s.inode_refs, s.disk, s.ids, s.commit, s.driver_pages)
+        for store in (*kept, self.tasks, self.fds):
             j.register(store)
         self.mms: dict[int, Mm] = {}
         add_default_devices(s)

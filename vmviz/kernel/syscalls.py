@@ -18,7 +18,7 @@ from .errors import KernelError, UnsupportedError, VmvizError
 from .exec import execve as load_binary
 from .mm.access import EXEC, READ, WRITE, Access, access, mm_populate, peek
 from .mm.brk import do_brk
-from .mm.filemap import write_page
+from .mm.filemap import get_inode, put_inode, write_page
 from .mm.flags import (
     MAP_ANONYMOUS,
     MAP_NONBLOCK,
@@ -117,8 +117,9 @@ class Syscalls:
 
     def close(self, fd: int) -> int:
         """Close a descriptor; mappings keep their file (close(2))."""
-        self._file(fd, "close")
+        file = self._file(fd, "close")
         self.sys.journal.write(self.fds, (self.pid, fd), None)
+        put_inode(self.sys, file.id)
         return 0
 
     def _inodes(self) -> list[Inode]:
@@ -132,6 +133,8 @@ class Syscalls:
         dev = "00:01" if kind == "shmem" else "fe:00"
         inode = Inode(number, path, kind, size, "", number, dev)
         self.sys.journal.write(self.sys.inodes, number, inode)
+        if kind == "shmem":
+            self.sys.journal.write(self.sys.inode_refs, number, 0)
         return inode
 
     def _new_file(self, path: str, flags: int, inode: Inode) -> File:
@@ -143,6 +146,7 @@ class Syscalls:
         file = self._new_file(path, flags, inode)
         fd = next(n for n in range(3, 1 << 20) if self.fds.get((self.pid, n)) is None)
         self.sys.journal.write(self.fds, (self.pid, fd), file.id)
+        get_inode(self.sys, file.id)
         return fd
 
     def _file(self, fd: int, func: str) -> File:
@@ -176,8 +180,8 @@ class Syscalls:
             address = do_mmap(self.mm, addr, length, prot, flags, backing, offset, self._shared_anonymous)
             if flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE:
                 mm_populate(self.mm, address, length)
-        except KernelError as error:
-            j.leave("mmap", error.errno)
+        except VmvizError as error:
+            j.leave("mmap", error.errno if isinstance(error, KernelError) else None)
             raise
         j.leave("mmap", address)
         return address

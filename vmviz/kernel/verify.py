@@ -278,8 +278,17 @@ def _tlb(machine: Machine) -> Iterator[str]:
 
 
 def _commit(machine: Machine) -> Iterator[str]:
+    """What is charged, and who uses each memory file."""
     if _imported(machine):
         return
+    s = machine.sys
+    users = [v.file for mm in machine.mms.values() for v in mm.vmas if v.file] + list(
+        machine.fds.data.values()
+    )
+    inodes = Counter(s.files.get(f).inode for f in users)
+    want = {i: n for i, n in inodes.items() if s.inodes.get(i).kind == "shmem"}
+    if want != {i: n for i, n in s.inode_refs.data.items() if n}:
+        yield f"memory files are used {s.inode_refs.data}, counted {want}"
     pages = sum(v.nr_pages for mm in machine.mms.values() for v in mm.vmas if v.vm_flags & VM_ACCOUNT)
     told = machine.sys.commit.data["committed"]
     if told != pages:

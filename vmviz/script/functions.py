@@ -308,16 +308,26 @@ def zap_special_vma_range(m: Machine, area: Value, address: Value, size: Value) 
     return _zap(m, area, address, size)
 
 
+def _remap(m: Machine, call: Callable[..., Vma], area: Value, addr: Value, pfn: Value, size: Value) -> Result:
+    """The two calls that map a run of frames, without what would overwrite the kernel's own tables."""
+    vma, at, first, n = _vma(m, 0, area), _number(1, addr, "addr"), _pfn(2, pfn), _number(3, size, "size")
+    if n >> 52 or first + (n >> 12) >> PFN_BITS:
+        raise ArgumentError(3, f"size {n:#x} is too large: the frames would end above {PFN_BITS} bits")
+    if at + n > m.mm.task_size:
+        message = f"{at:#x} + {n:#x} leaves the user half: the kernel's own page tables would be overwritten"
+        raise CallerBugError("remap_pfn_range", "range", message, Refusal("caller_bug", message))
+    call(vma, at, first, n)
+    return Result(0)
+
+
 @_function("vma addr pfn size", "a driver maps consecutive frames; the VMA becomes VM_PFNMAP")
 def remap_pfn_range(m: Machine, area: Value, addr: Value, pfn: Value, size: Value) -> Result:
-    m.remap_pfn_range(_vma(m, 0, area), _number(1, addr, "addr"), _pfn(2, pfn), _number(3, size, "size"))
-    return Result(0)
+    return _remap(m, m.remap_pfn_range, area, addr, pfn, size)
 
 
 @_function("vma addr pfn size", "remap_pfn_range for device memory")
 def io_remap_pfn_range(m: Machine, area: Value, addr: Value, pfn: Value, size: Value) -> Result:
-    m.io_remap_pfn_range(_vma(m, 0, area), _number(1, addr, "addr"), _pfn(2, pfn), _number(3, size, "size"))
-    return Result(0)
+    return _remap(m, m.io_remap_pfn_range, area, addr, pfn, size)
 
 
 @_function("vma start len", "a driver maps physical memory over a whole VMA")

@@ -49,7 +49,8 @@ class Report:
         if self.as_json:
             self._echo(json.dumps({**outcome.to_json(), "trace": trace} if self.trace else outcome.to_json()))
             return
-        self.echo(text_line(outcome, statement))
+        wrong = f"    WRONG: {outcome.mismatch}" if self.check and outcome.expected is False else ""
+        self.echo(text_line(outcome, statement) + wrong)
         for line in trace:
             self.echo(f"    {line}")
 
@@ -78,7 +79,10 @@ class Report:
     def finish(self) -> list[str]:
         """The expectations that failed, each with file, line and column."""
         if self.check and not self.as_json:
-            self.echo(f"{self._count} statements, {len(self._failed)} expectations failed")
+            failed = len(self._failed)
+            statements = "statement" if self._count == 1 else "statements"
+            expectations = "expectation" if failed == 1 else "expectations"
+            self.echo(f"{self._count} {statements}, {failed} {expectations} failed")
         return self._failed
 
 

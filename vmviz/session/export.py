@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from ..kernel.machine import Config
-from ..kernel.trace.bulk import Bulk, Lane, SetLane
+from ..kernel.trace.bulk import Bulk, CountLane, Lane, SetLane
 from ..kernel.trace.journal import Check, Enter, Event, Journal, Leave
 from ..script.nodes import Expectation, Number, Statement, unparse
 from ..script.outcome import Outcome
@@ -118,7 +118,7 @@ def _lines(journal: Journal) -> Iterator[str]:
 def _lane(lane: Lane) -> str:
     if isinstance(lane, SetLane):
         return f"{lane.store.name}[{_text(lane.index)}]: {_text(lane.old)} -> {_text(lane.new)}"
-    where = lane.key if hasattr(lane, "key") else _text(lane.index)
+    where = lane.key if isinstance(lane, CountLane) else _text(lane.index)
     return f"{lane.store.name}[{where}] += {_text(lane.delta)}"
 
 

@@ -296,11 +296,11 @@ class Session:
     # -- names
 
     def labels(self) -> dict[str, int]:
-        """The variables that hold addresses of mappings."""
+        """The variables that hold addresses in mappings, or a VMA that is there (by its start)."""
         mm = self.machine.mm
+        values = {n: v.start if isinstance(v, Vma) else v for n, v in self.runner.names.items()}
         return {
-            name: value.start if isinstance(value, Vma) else value
-            for name, value in self.runner.names.items()
-            if isinstance(value, Vma)
-            or (isinstance(value, int) and value >= 65536 and mm.vma_at(value) is not None)
+            name: value
+            for name, value in values.items()
+            if isinstance(value, int) and value >= 65536 and mm.vma_at(value) is not None
         }

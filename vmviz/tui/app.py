@@ -1,4 +1,6 @@
-"""The app: composes the main screen, turns keys and mouse into the director's calls, shows the scene after each."""
+"""The app: composes the main screen, turns keys and mouse into the director's calls, shows the scene after
+each.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ class VmvizApp(App[None]):
         self.director = Director(session)
         self._wanted_theme = theme or os.environ.get("VMVIZ_THEME") or DEFAULT_THEME
         if ascii_glyphs is None:
-            ascii_glyphs = ascii_wanted(os.environ, sys.stdout.encoding or "utf-8", os.environ.get("TERM", ""))
+            ascii_glyphs = ascii_wanted(
+                os.environ, sys.stdout.encoding or "utf-8", os.environ.get("TERM", "")
+            )
         self.ascii_glyphs = ascii_glyphs
         self._timer: Timer | None = None
         self._moment = ""
@@ -115,7 +119,7 @@ class VmvizApp(App[None]):
 
     def show(self) -> None:
         """Show the scene as it is now."""
-        if not self.is_mounted or not self.screen_stack:
+        if not self.is_running or not self.screen_stack:
             return
         base = self.screen_stack[0]
         director, session = self.director, self.director.session
@@ -226,7 +230,8 @@ class VmvizApp(App[None]):
     def run_statement(self, text: str, then: Callable[[], None] | None = None) -> None:
         """Run a statement of the user's, and call ``then`` when it was one.
 
-        Asks first when the position stands inside another one, and when statements of the user's would be dropped.
+        Asks first when the position stands inside another one, and when statements of the user's would be
+        dropped.
         """
         session = self.director.session
 
@@ -276,7 +281,9 @@ class VmvizApp(App[None]):
         self.push_screen(ZapForm(self.director, zapform.initial(scene), preview), close)
 
     def _at_border(self, go: Callable[[], None]) -> None:
-        """Call ``go`` where a statement can begin: from inside one, ask whether to finish it or to take it back."""
+        """Call ``go`` where a statement can begin: from inside one, ask whether to finish it or to take it
+        back.
+        """
         inside = self.director.session.inside
         if inside is None:
             go()
@@ -301,7 +308,8 @@ class VmvizApp(App[None]):
         address = self.director.cursor
 
         def touch() -> None:
-            # What was finished or taken back before may have moved the cursor: the page meant is the one chosen.
+            # What was finished or taken back before may have moved the cursor: the page meant is the one
+            # chosen.
             self.director.cursor = address
             try:
                 text = self.director.touch_text(func)
@@ -344,7 +352,11 @@ class VmvizApp(App[None]):
     def action_move(self, what: str, count: int) -> None:
         """Move in time."""
         if not self.director.move(what, count):
-            end = "this is the end; n runs the next statement" if self.director.session.pending else NOTHING_TO_COME
+            end = (
+                "this is the end; n runs the next statement"
+                if self.director.session.pending
+                else NOTHING_TO_COME
+            )
             self._say("this is the beginning" if count < 0 else end)
         if count < 0:
             # Who goes back past a signal has read of it.
@@ -355,7 +367,7 @@ class VmvizApp(App[None]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Enter means a statement only where one waits for it; else it is the focused widget's."""
         if action == "enter":
-            if isinstance(self.focused, Input):
+            if len(self.screen_stack) > 1 or isinstance(self.focused, Input):
                 return False
             current = self.director.session.current
             strip = self.screen_stack[0].query_one(WhyPane).strip
@@ -445,7 +457,9 @@ class VmvizApp(App[None]):
         shown = arrange(self.size.width, self.size.height)
         base = self.screen_stack[0]
         for name in (*PANES, "command"):
-            base.query_one(f"#{name}").can_focus = name in shown or (name == "command" and self._layout.command)
+            base.query_one(f"#{name}").can_focus = name in shown or (
+                name == "command" and self._layout.command
+            )
         focused = base.focused
         if (focused is None or not focused.can_focus) and len(self.screen_stack) == 1:
             self._focus_a_pane()
@@ -506,7 +520,9 @@ class VmvizApp(App[None]):
                 self.director.move("statement", -1)
                 self.show()
 
-        self.push_screen(TextScreen(title, lines, {"u": "back", "c": "on", "enter": "on", "escape": "on"}), after)
+        self.push_screen(
+            TextScreen(title, lines, {"u": "back", "c": "on", "enter": "on", "escape": "on"}), after
+        )
 
     def action_next_theme(self) -> None:
         """The next theme."""

@@ -16,7 +16,8 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z_0-9]*$")
 
 
 def completion(text: str, words: Iterable[str], history: Iterable[str]) -> str | None:
-    """What the text may become: the latest statement of the history that begins so, else its last word completed.
+    """What the text may become: the latest statement of the history that begins so, else its last word
+    completed.
 
     >>> completion("zap_v", ["zap_vma_ptes("], [])
     'zap_vma_ptes('
@@ -30,7 +31,9 @@ def completion(text: str, words: Iterable[str], history: Iterable[str]) -> str |
     if not found:
         return None
     word = found.group()
-    best = min((w for w in words if w.startswith(word) and w != word), key=lambda w: (len(w), w), default=None)
+    best = min(
+        (w for w in words if w.startswith(word) and w != word), key=lambda w: (len(w), w), default=None
+    )
     return text[: found.start()] + best if best else None
 
 
@@ -45,7 +48,9 @@ class _Completer(Suggester):
 
 
 class CommandLine(Input):
-    """One line for a statement; up and down walk the history, right or tab takes the completion, Esc leaves."""
+    """One line for a statement; up and down walk the history, right or tab takes the completion, Esc
+    leaves.
+    """
 
     DEFAULT_CSS = """
     CommandLine, CommandLine:focus {
@@ -74,7 +79,7 @@ class CommandLine(Input):
         self.history: list[str] = []
         self._at = 0
         super().__init__(
-            placeholder="a statement, such as zap_vma_ptes(vma(fb), fb, 2M); Tab completes, ↑ older",
+            placeholder="a statement, such as zap_vma_ptes(vma(fb), fb, 2M); Tab completes, Up: older ones",
             suggester=_Completer(words, self.history),
             id=id,
             compact=True,

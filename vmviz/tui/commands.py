@@ -16,7 +16,9 @@ class Actions(Provider):
         """All actions, before anything is typed."""
         for key in KEYS:
             if key.keys:
-                yield DiscoveryHit(key.about, partial(self.app.run_action, key.action), help=f"key {key.shown}")
+                yield DiscoveryHit(
+                    key.about, partial(self.app.run_action, key.action), help=f"key {key.shown}"
+                )
 
     async def search(self, query: str) -> Hits:
         """The actions that match."""

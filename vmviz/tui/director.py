@@ -22,7 +22,9 @@ ZAPS = ("zap_vma_ptes", "zap_special_vma_range")
 
 @attrs.define
 class Selection:
-    """The user's selection, as addresses: where it began (its VMA is the one meant) and the far end, a page's start."""
+    """The user's selection, as addresses: where it began (its VMA is the one meant) and the far end, a
+    page's start.
+    """
 
     anchor: int
     far: int
@@ -134,7 +136,9 @@ class Director:
         return outcome
 
     def lost_by(self, text: str) -> list[Done]:
-        """The user's own statements that running ``text`` here would drop.  Raises `ScriptError` when it is none."""
+        """The user's own statements that running ``text`` here would drop.  Raises `ScriptError` when it is
+        none.
+        """
         self.session.runner.parse(text, "<console>")
         return [done for done in self.session.future if done.story is None]
 
@@ -163,7 +167,9 @@ class Director:
         playing = self.player.steps
         if playing is None or not self.player.playing:
             return
-        k = self.player.advance(seconds)
+        # A play begins with its first step: at the border before it, keys would be about the statement
+        # before.
+        k = max(1, self.player.advance(seconds))
         done = next((d for d in self.session.done if d.start == playing.start and d.end == playing.end), None)
         if done is None:
             self.player.pause()
@@ -176,7 +182,9 @@ class Director:
         self.follow()
 
     def play_or_pause(self) -> None:
-        """Pause, or play on: the statement inside which the position stands, else the next that was taken back."""
+        """Pause, or play on: the statement inside which the position stands, else the next that was taken
+        back.
+        """
         if self.player.playing:
             self.player.pause()
             return
@@ -191,7 +199,7 @@ class Director:
         else:
             done = self.session.steps(target).index_of(self.session.position)
         self.player.start(self.session.steps(target), done)
-        self.follow()
+        self.tick(0.0)
 
     def finish(self) -> bool:
         """Play to the end of the statement at once; returns whether the position stood inside one."""
@@ -203,7 +211,9 @@ class Director:
         return True
 
     def move(self, what: str, count: int) -> bool:
-        """Move in time by "step", "call", "function" or "statement"; returns whether there was anything to move over."""
+        """Move in time by "step", "call", "function" or "statement"; returns whether there was anything to
+        move over.
+        """
         self.player.pause()
         self.clear_selection()
         before = self.session.position, self.session.index

@@ -1,5 +1,8 @@
 """The keys of the main screen: one table for bindings, key bar, palette and help."""
 
+# The table is read by its columns.
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import attrs
@@ -26,7 +29,7 @@ class Key:
 
 KEYS = (
     Key("zap", "z", "z", "zap", "Open the zap form, filled from the selection", "zap", ("idle",)),
-    Key("select", "v", "v", "select", "Begin a selection at the cursor, or end it; shift+arrows select too", "select", ("idle",)),
+    Key("select", "v", "v", "select", "Begin or end a selection at the cursor; shift+arrows select too", "select", ("idle",)),
     Key("select_vma", "V", "V", "select VMA", "Select the whole VMA under the cursor", "select_vma"),
     Key("touch", "t", "t", "touch", "Read the page under the cursor, as the process would", "touch('load')", ("idle",)),
     Key("write", "w", "w", "write", "Write to the page under the cursor, as the process would", "touch('store')"),
@@ -59,7 +62,11 @@ KEYS = (
 
 def bindings() -> list[Binding]:
     """Textual's bindings for the keys."""
-    return [Binding(k.keys, k.action, k.about, show=False, id=k.id, priority=k.id == "finish") for k in KEYS if k.keys]
+    return [
+        Binding(k.keys, k.action, k.about, show=False, id=k.id, priority=k.id == "finish")
+        for k in KEYS
+        if k.keys
+    ]
 
 
 def bar(moment: str, columns: int = 1000) -> list[tuple[str, str, str]]:
@@ -71,7 +78,10 @@ def bar(moment: str, columns: int = 1000) -> list[tuple[str, str, str]]:
     ['z', 'v', '?']
     """
     shown = [k for k in KEYS if moment in k.when or (moment == "refused" and "idle" in k.when)]
-    while shown and 1 + sum(len(k.shown) + 1 + len(k.word) for k in shown) + gap(columns) * (len(shown) - 1) > columns:
+    while (
+        shown
+        and 1 + sum(len(k.shown) + 1 + len(k.word) for k in shown) + gap(columns) * (len(shown) - 1) > columns
+    ):
         # The last of those that can best be spared.
         worst = max(range(len(shown)), key=lambda i: (shown[i].spare, i))
         del shown[worst]

@@ -57,6 +57,19 @@ class LineStrip(Widget):
         self._book = None
 
 
+def shorten(text: str, columns: int) -> str:
+    """A statement with its result in so many columns: cut before the result, as that says most.
+
+    >>> shorten("a = mmap(NULL, 8K, PROT_READ) = 0x7000", 24)
+    'a = mmap(NUL... = 0x7000'
+    """
+    if len(text) <= columns:
+        return text
+    cut = text.rfind(" = ")
+    tail = text[cut:] if cut >= 0 else ""
+    return f"{text[: columns - len(tail) - 3]}...{tail}" if columns > len(tail) + 8 else ""
+
+
 class WhyPane(LineStrip):
     """The why strip: a title rule, double when it wants attention, and the lines below it."""
 
@@ -71,7 +84,7 @@ class WhyPane(LineStrip):
             room = columns - 1 if right_rule else columns
             s = make(room, rows - 1)
             self.strip = s
-            title = rule_line(room, s.title, s.right, alert=s.alert)
+            title = rule_line(room, s.title, shorten(s.right, room - len(s.title) - 9), alert=s.alert)
             out = [title, *s.lines[: rows - 1]]
             if s.footer is not None and len(out) < rows:
                 out.append(s.footer)

@@ -14,7 +14,9 @@ from .cells import Line
 
 @attrs.define
 class Call:
-    """One call (or check, or flush): its name, a detail, its depth, whether it is still open, how many steps it did."""
+    """One call (or check, or flush): its name, a detail, its depth, whether it is still open, how many
+    steps it did.
+    """
 
     name: str
     depth: int
@@ -44,7 +46,9 @@ def calls_between(machine: Machine, start: Position, end: Position) -> list[Call
                 out.append(Call(record.expression, len(stack), word, role, passed=record.passed))
             case Event() if record.name == "tlb_flush":
                 fields = dict(record.fields)
-                text = "all of the process" if fields.get("kind") == "full" else f"{fields.get('pages')} pages"
+                text = (
+                    "all of the process" if fields.get("kind") == "full" else f"{fields.get('pages')} pages"
+                )
                 out.append(Call("tlb_flush", len(stack), text, "warn"))
             case Bulk():
                 _bulk(out, len(stack), record, a, b)
@@ -76,9 +80,8 @@ def tree_lines(calls: list[Call], width: int, height: int) -> list[Line]:
     """The calls as lines with branches, the last ``height`` of them; what is left out above is counted."""
     lines: list[Line] = []
     base = min((c.depth for c in calls), default=0)
-    last_at: dict[int, int] = {}
-    for i, call in enumerate(calls):
-        last_at[call.depth] = i
+    if len(calls) > height:
+        calls = _notable(calls, base)
     for i, call in enumerate(calls):
         depth = call.depth - base
         branch = ""
@@ -86,20 +89,46 @@ def tree_lines(calls: list[Call], width: int, height: int) -> list[Line]:
             ahead = [c.depth for c in calls[i + 1 :]]
             more = any(d == call.depth for d in _until_below(ahead, call.depth))
             branch = "  " * (depth - 1) + ("├ " if more else "└ ")
-        right = f"{call.steps} cleared" if call.name == "zap_pte_range" else str(call.steps) if call.steps else ""
+        right = (
+            f"{call.steps} cleared" if call.name == "zap_pte_range" else str(call.steps) if call.steps else ""
+        )
         right = right or (call.detail if call.passed is not None else "")
         detail = "" if call.passed is not None else call.detail
         role = call.role if call.passed is not None else "count"
         text = f"{call.name}  {detail}".rstrip()
         room = width - len(branch) - len(right) - 4
-        line: Line = [(" ", "text"), (branch, "tree"), (text[:room], "now" if call.open and call.steps else "call")]
+        line: Line = [
+            (" ", "text"),
+            (branch, "tree"),
+            (text[:room], "now" if call.open and call.steps else "call"),
+        ]
         pad = width - 1 - len(branch) - len(text[:room]) - len(right) - 2
-        line += [(" " * max(1, pad), "text"), (right, role), (" ►" if call.open and call.steps else "  ", "mark.cursor")]
+        line += [
+            (" " * max(1, pad), "text"),
+            (right, role),
+            (" ►" if call.open and call.steps else "  ", "mark.cursor"),
+        ]
         lines.append(line)
-    if len(lines) > height > 1:
+    if len(lines) > height:
         hidden = len(lines) - height + 1
-        lines = [lines[0], [(f"   ... {hidden} more above", "dim")], *lines[-(height - 2) :]] if height > 2 else lines[-height:]
+        lines = (
+            [lines[0], [(f"   ... {hidden} more above", "dim")], *lines[-(height - 2) :]]
+            if height > 2
+            else lines[-height:]
+        )
     return lines
+
+
+def _notable(calls: list[Call], base: int) -> list[Call]:
+    """Without the housekeeping: what checks, clears, flushes or is open, and the calls that these lie in."""
+    kept: list[Call] = []
+    low = base
+    for call in reversed(calls):
+        told = call.passed is not None or call.steps or call.open or call.role == "warn"
+        if told or call.depth < low or call.depth == base:
+            kept.append(call)
+            low = call.depth
+    return kept[::-1]
 
 
 def _until_below(depths: list[int], depth: int) -> list[int]:

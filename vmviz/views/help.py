@@ -15,28 +15,45 @@ from .scene import Scene
 PANES = {
     "vmas": (
         "VMAs: the ranges that the process has mapped",
-        "A VMA is a range of addresses with one set of rules. Between two of them is a gap: an access there is SIGSEGV. "
-        "rwx say what the process may do, p is private (a write makes a copy), s is shared. PF marks VM_PFNMAP: its "
-        "entries hold raw frame numbers, the kernel counts nothing for them, and only there may a driver call "
-        "zap_vma_ptes. The number at the right counts the PTEs that are present.",
+        (
+            "A VMA is a range of addresses with one set of rules. Between two of them is a gap: an access "
+            "there is SIGSEGV. "
+            "rwx say what the process may do, p is private (a write makes a copy), s is shared. PF marks "
+            "VM_PFNMAP: its "
+            "entries hold raw frame numbers, the kernel counts nothing for them, and only there may a driver "
+            "call "
+            "zap_vma_ptes. The number at the right counts the PTEs that are present."
+        ),
     ),
     "tree": (
         "Page tables: the tree that the CPU walks",
-        "Nine bits of the address choose an entry in each table: PGD, PUD, PMD, PT. A PT row is one table of 512 "
-        "entries, 2 MiB, drawn as 16 cells of 32 entries. Alike entries fold into one row with a count. After a zap a "
-        "cleared entry stays as 'was' until the next action. Right unfolds, left folds.",
+        (
+            "Nine bits of the address choose an entry in each table: PGD, PUD, PMD, PT. A PT row is one "
+            "table of 512 "
+            "entries, 2 MiB, drawn as 16 cells of 32 entries. Alike entries fold into one row with a count. "
+            "After a zap a "
+            "cleared entry stays as 'was' until the next action. Right unfolds, left folds."
+        ),
     ),
     "frames": (
         "Frames: physical memory",
-        "Each cell is a frame, or as many as the title says. RAM has a struct page for each frame, with a reference "
-        "count and a mapcount. Device memory lies outside RAM: it has neither, is never freed, and shows only whether "
-        "an entry points to it. T table, a anonymous page, f page of a file, · free, ◊ mapped, ○ not mapped, × just "
-        "unmapped.",
+        (
+            "Each cell is a frame, or as many as the title says. RAM has a struct page for each frame, "
+            "with a reference "
+            "count and a mapcount. Device memory lies outside RAM: it has neither, is never freed, and shows "
+            "only whether "
+            "an entry points to it. T table, a anonymous page, f page of a file, · free, ◊ mapped, ○ not "
+            "mapped, × just "
+            "unmapped."
+        ),
     ),
     "log": (
         "Log: the statements, as C calls",
-        "What was run, with its result, and what is to come. Everything that you do is such a statement; y copies it. "
-        "Click one to go back to it. The same text in a file is a script: vmviz run FILE.",
+        (
+            "What was run, with its result, and what is to come. Everything that you do is such a "
+            "statement; y copies it. "
+            "Click one to go back to it. The same text in a file is a script: vmviz run FILE."
+        ),
     ),
 }
 _MARKS = (
@@ -68,7 +85,9 @@ def under_cursor(scene: Scene, width: int) -> list[Line]:
     lines: list[Line] = []
     vma = scene.mm.vma_at(scene.cursor)
     if vma is None:
-        return [[(f" {scene.cursor:x} is not mapped by anybody: an access there is SIGSEGV, SEGV_MAPERR.", "text")]]
+        return wrap(
+            f"{scene.cursor:x} is not mapped by anybody: an access there is SIGSEGV, SEGV_MAPERR.", width
+        )
     lines.append([(" Flags of ", "label"), (vma.name or "this anonymous VMA", "name")])
     for flag in VM_FLAG_TABLE.values():
         if vma.vm_flags & flag.mask and flag.code != "??":
@@ -80,7 +99,10 @@ def under_cursor(scene: Scene, width: int) -> list[Line]:
     slot = scene.machine.arena.lookup(scene.mm.pgd, scene.cursor)
     entry = scene.machine.arena.flat[slot] if slot >= 0 else 0
     if entry:
-        lines += [[], [(" Entry ", "label"), (format_addr(entry), "number"), (f" at {scene.cursor:x}", "addr")]]
+        lines += [
+            [],
+            [(" Entry ", "label"), (format_addr(entry), "number"), (f" at {scene.cursor:x}", "addr")],
+        ]
         for name, text in entry_words(entry, "pte"):
             short = textwrap.shorten(text, width - 15, placeholder="...")
             lines.append([(f"   {name:<10} ", "bits"), (short, "text")])
@@ -102,11 +124,13 @@ def call_help(width: int = 76) -> list[Line]:
 
 
 _SIGNALS = {
-    "BUS_ADRERR": "The mapping exists, but nothing can be put behind the address: a driver without a fault handler, or "
+    "BUS_ADRERR": "The mapping exists, but nothing can be put behind the address: a driver without a "
+    "fault handler, or "
     "a file that ends before it.",
     "SEGV_MAPERR": "No mapping holds the address.",
     "SEGV_ACCERR": "The mapping exists, but does not allow this kind of access.",
-    "SI_KERNEL": "The address is not canonical: the CPU raises a general protection fault, without an address.",
+    "SI_KERNEL": "The address is not canonical: the CPU raises a general protection fault, without an "
+    "address.",
 }
 
 
@@ -124,7 +148,9 @@ def signal_screen(scene: Scene, outcome: Outcome, comm: str, width: int = 74) ->
         [("   address  ", "label"), (format_addr(s.addr), "addr"), (f"   {name}" if name else "", "name")],
     ]
     if vma is not None:
-        lines.append([("   VMA      ", "label"), (f"{vma.start:x}-{vma.end:x} {vma.perms} {vma.name}", "text")])
+        lines.append(
+            [("   VMA      ", "label"), (f"{vma.start:x}-{vma.end:x} {vma.perms} {vma.name}", "text")]
+        )
     lines += [[], *[[("  " + line[0][0], "text")] for line in wrap(f"Why: {outcome.why}.", width - 4)]]
     lines += [[("  " + line[0][0], "dim")] for line in wrap(_SIGNALS.get(s.code, ""), width - 4)]
     lines += [

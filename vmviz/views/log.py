@@ -13,7 +13,9 @@ from .why import call_text
 
 @attrs.frozen
 class LogRow:
-    """One row: ``kind`` is "done", "future" (run, but after the position), "pending" or "border"; ``n`` its number."""
+    """One row: ``kind`` is "done", "future" (run, but after the position), "pending" or "border"; ``n`` its
+    number.
+    """
 
     kind: str
     n: int = 0

@@ -23,11 +23,13 @@ def status_line(session: Session, width: int) -> Line:
     if width >= 60:
         left.append((f" {mode if wide else mode.replace(', ', ' ').replace(' levels', '-level')} ", "dim"))
     if width >= 76:
-        left.append((f" kernel {config.kernel} {'(' + _CONTRACTS[config.zap_contract] + ')' if wide else ''}", "dim"))
+        left.append(
+            (f" kernel {config.kernel} {'(' + _CONTRACTS[config.zap_contract] + ')' if wide else ''}", "dim")
+        )
     rss = format_size(mm.rss << 12)
     right: Line = [("rss ", "label"), (rss, "number")]
     if wide:
         right += [("  VmPTE ", "label"), (format_size(mm.counters.data["pgtables"]), "number")]
     right += [("  ", "text"), (position, "now"), (" ", "text")]
     room = width - line_width(right)
-    return fit([*fit(left, max(0, room)), *right], width)
+    return fit([*fit(left, max(0, room - 1)), (" ", "text"), *right], width)

@@ -1,6 +1,7 @@
 """The why strip: what has just happened and for which reason, in the kernel's order and in our words.
 
-One function for each kind of moment; each gives the lines for the room there is: three at 80 columns, nine and more
+One function for each kind of moment; each gives the lines for the room there is: three at 80 columns, nine
+and more
 at 120.
 """
 
@@ -25,9 +26,11 @@ from .scene import Scene
 
 @attrs.frozen
 class Strip:
-    """What the strip shows: its title, what stands at the right of the title, its lines, whether it wants attention.
+    """What the strip shows: its title, what stands at the right of the title, its lines, whether it wants
+    attention.
 
-    ``legal`` is the statement that Enter would run instead of a refused one, "" when there is none.  ``footer`` takes
+    ``legal`` is the statement that Enter would run instead of a refused one, "" when there is none.
+    ``footer`` takes
     the ruler's place where there is no room for it in the strip.
     """
 
@@ -107,7 +110,8 @@ def _opening(session: Session, width: int, height: int) -> Strip:
     n = len(session.pending) + len(session.future)
     keys: Line = [(" z", "key"), (" zap a range", "key.text")]
     if n:
-        keys += [("    n", "key"), (f" run the next step of the story ({n} to come)", "key.text")]
+        words = "run the next step of the story" if width >= 80 else "next step"
+        keys += [("    n", "key"), (f" {words} ({n} to come)", "key.text")]
     keys += [("    ?", "key"), (" what is this", "key.text")]
     if session.remarks:
         text = session.remarks[0]
@@ -119,7 +123,8 @@ def _opening(session: Session, width: int, height: int) -> Strip:
     else:
         pf = sum(v.is_pfnmap for v in session.machine.mm.vmas)
         text = (
-            f"{session.machine.task.comm}: {len(session.machine.mm.vmas)} VMAs, {pf} of them VM_PFNMAP, the kind that "
+            f"{session.machine.task.comm}: {len(session.machine.mm.vmas)} VMAs, {pf} of them VM_PFNMAP, "
+            f"the kind that "
             "zap_vma_ptes accepts. Move to one, select a range, press z."
         )
     lines = paragraphs(width, max(1, height - 1), (text, "text"))
@@ -176,11 +181,13 @@ def _sentence(scene: Scene, record: Record | None, offset: int, func: str) -> st
             slot = f"{address >> 12 & 511:03x}"
             special = all(lane.store.name != "frame.mapcount" for lane in record.lanes)
             what = (
-                f"Entry {slot} is special: no struct page behind it. It is cleared, and nothing is freed or uncounted."
+                f"Entry {slot} is special: no struct page behind it. It is cleared, and nothing is freed "
+                f"or uncounted."
                 if special
                 else f"Entry {slot} maps a page that the kernel counts: its mapcount and rss go down with it."
             )
-            return f"{what} No TLB flush yet: a CPU may still hold the {cleared} gone {'one' if cleared == 1 else 'ones'}."
+            gone = f"{cleared} gone one" if cleared == 1 else f"{cleared} gone ones"
+            return f"{what} No TLB flush yet: a CPU may still hold the {gone}."
         case Bulk():
             return f"{explain(record.func).sentence} {offset or record.n} of {record.n}."
         case Check():
@@ -250,7 +257,9 @@ def _refused(o: Outcome, session: Session, scene: Scene, width: int, height: int
     room = height - len(head) - len(checks) - 1
     text = whole(width, room, (message, "text"), (note, "dim"))
     blank: list[Line] = [[]] if len(text) < room else []
-    return Strip(title, "" if head else call_text(o), [*head, *checks, *blank, *text, last][:height], True, legal)
+    return Strip(
+        title, "" if head else call_text(o), [*head, *checks, *blank, *text, last][:height], True, legal
+    )
 
 
 def legal_text(o: Outcome, scene: Scene) -> str:
@@ -289,11 +298,18 @@ def _nothing(o: Outcome, scene: Scene, width: int, height: int) -> Strip:
     vma = scene.mm.vma_at(scene.range.anchor) if scene.range else None
     where = ""
     if vma is not None:
-        slots = f"{scene.range.start >> 21 & 511:03x}.{scene.range.start >> 12 & 511:03x}" if scene.range else ""
+        slots = (
+            f"{scene.range.start >> 21 & 511:03x}.{scene.range.start >> 12 & 511:03x}" if scene.range else ""
+        )
         where = f" The range begins at entry {slots}." if slots else ""
     but, flush = f"All three checks passed, but {o.why}.", " No entry cleared, so no TLB flush."
     # The longest that fits; what comes last is what can best be spared.
-    for text in (f"{but}{where}{flush} Nothing changed in any table.", f"{but}{where}{flush}", but + flush, but):
+    for text in (
+        f"{but}{where}{flush} Nothing changed in any table.",
+        f"{but}{where}{flush}",
+        but + flush,
+        but,
+    ):
         lines = paragraphs(width, 1000, (text, "text"))
         if len(lines) <= height:
             break
@@ -368,7 +384,12 @@ def _signal(o: Outcome, scene: Scene, width: int, height: int) -> Strip:
     s = o.signal
     name = scene.label(s.addr) or format_addr(s.addr)
     text = f"{s.name} ({s.code}) at {name}: {o.why}. A process without a handler for it dies here."
-    keys: Line = [(" u", "key"), (" take the touch back", "key.text"), ("    Enter", "key"), (" what this means", "key.text")]
+    keys: Line = [
+        (" u", "key"),
+        (" take the touch back", "key.text"),
+        ("    Enter", "key"),
+        (" what this means", "key.text"),
+    ]
     lines = paragraphs(width, height - 1, (text, "text"))
     return Strip(f"{s.name}: the access could not be served", call_text(o), [*lines, keys], alert=True)
 
@@ -380,7 +401,11 @@ def _plain(done: Done, width: int, height: int) -> Strip:
         parts.append((done.story.told, "text"))
     if o.touched is not None:
         pages = f"{o.touched} page{'s' if o.touched != 1 else ''} touched"
-        faults = f"{o.min_flt} minor and {o.maj_flt} major faults" if o.min_flt or o.maj_flt else "no fault: all were there"
+        faults = (
+            f"{o.min_flt} minor and {o.maj_flt} major faults"
+            if o.min_flt or o.maj_flt
+            else "no fault: all were there"
+        )
         parts.append((f"{pages}, {faults}.", "text"))
     if o.why:
         parts.append((o.why[0].upper() + o.why[1:] + ".", "text"))

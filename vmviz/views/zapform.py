@@ -1,4 +1,6 @@
-"""The zap form: the three arguments as text, what they mean, and which checks would pass, before anything runs."""
+"""The zap form: the three arguments as text, what they mean, and which checks would pass, before anything
+runs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from ..script.runner import Runner
 from ..script.values import format_addr, format_size
 from .cells import Line
 from .scene import Range, Scene
-from .why import check_lines, zap_statement
+from .why import check_lines, plural, zap_statement
 
 WRAP = (1 << 64) - 1
 FIELDS = ("vma", "address", "size")
@@ -20,7 +22,9 @@ FIELDS = ("vma", "address", "size")
 
 @attrs.frozen
 class FormState:
-    """What the three texts come to: ``errors`` by field, or the VMA, address, size, checks and the statement to run."""
+    """What the three texts come to: ``errors`` by field, or the VMA, address, size, checks and the
+    statement to run.
+    """
 
     errors: dict[str, str]
     vma: Vma | None = None
@@ -52,15 +56,23 @@ class FormState:
 
 
 def initial(scene: Scene) -> tuple[str, str, str]:
-    """The texts to begin with, from the selection (or the page under the cursor); the VMA is the one it begins in."""
+    """The texts to begin with, from the selection (or the page under the cursor); the VMA is the one it
+    begins in.
+    """
     start, end = (scene.range.start, scene.range.end) if scene.range else (scene.cursor, scene.cursor + 4096)
     vma = scene.mm.vma_at(scene.range.anchor if scene.range else start)
     name = "" if vma is None else (scene.label(vma.start) or format_addr(vma.start))
-    return name or format_addr(start), scene.label(start) or format_addr(start), format_size(end - start, exact=True)
+    return (
+        name or format_addr(start),
+        scene.label(start) or format_addr(start),
+        format_size(end - start, exact=True),
+    )
 
 
 def read(scene: Scene, runner: Runner, vma: str, address: str, size: str) -> FormState:
-    """Read the three texts; expressions of the language are allowed in each (``fb + 1M``, ``2M + 4K``, ``vma("[heap]")``)."""
+    """Read the three texts; expressions of the language are allowed in each (``fb + 1M``, ``2M + 4K``,
+    ``vma("[heap]")``).
+    """
     errors: dict[str, str] = {}
     values: dict[str, int] = {}
     area: Vma | None = None
@@ -146,9 +158,12 @@ def lines(scene: Scene, state: FormState, width: int) -> list[Line]:
         cut = [w for w, a in (("start", state.address), ("end", end)) if a & 4095]
         out[-1].append((f"   the {' and the '.join(cut)} cut{'s' if len(cut) == 1 else ''} a page", "warn"))
         if state.danger:
-            role, text = "fail", "Whole pages only: a real kernel would run off the table, so this is not run."
+            role, text = (
+                "fail",
+                "Whole pages only: a real kernel would run off the table, so this is not run.",
+            )
         else:
-            role, text = "dim", "The kernel does not look at that: it refuses the range, or does nothing."
+            role, text = "dim", _harmless(state)
         out.append([(" " + text, role)])
         choice: Line = [(" ^o", "key"), (f" outwards: {_range(scene, state.outwards)}", "key.text")]
         if state.inwards:
@@ -161,6 +176,17 @@ def lines(scene: Scene, state: FormState, width: int) -> list[Line]:
     return out
 
 
+def _harmless(state: FormState) -> str:
+    """What a cut range comes to that a real kernel survives."""
+    if not state.would_pass:
+        return "The kernel refuses it before it looks at pages."
+    if not state.size & 4095 and state.size:
+        n = state.size >> 12
+        entries = "1 entry" if n == 1 else f"{n} entries"
+        return f"Both ends are cut alike: the kernel clears {entries} from the first on."
+    return "The kernel finds nothing to clear there."
+
+
 def _pages(state: FormState) -> str:
     n = (state.size + 4095) >> 12
     if state.size >= 1 << 47:
@@ -169,6 +195,5 @@ def _pages(state: FormState) -> str:
 
 
 def _range(scene: Scene, r: tuple[int, int]) -> str:
-    n = r[1] >> 12
-    return f"{scene.label(r[0]) or format_addr(r[0])}, {format_size(r[1], exact=True)} ({n} PTE{'s' if n != 1 else ''})"
-
+    where = scene.label(r[0]) or format_addr(r[0])
+    return f"{where}, {format_size(r[1], exact=True)} ({plural(r[1] >> 12, 'PTE')})"

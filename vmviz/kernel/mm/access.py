@@ -13,7 +13,7 @@ import numpy as np
 
 from ..arch.tlb import TLB_ENTRIES
 from ..arch.x86 import _PAGE_ACCESSED, _PAGE_DIRTY, _PAGE_NX, _PAGE_PRESENT, _PAGE_RW
-from ..errors import SignalRaised, UnknownContentsError
+from ..errors import CallerBugError, SignalRaised, UnknownContentsError
 from ..trace.bulk import Bulk, SetLane
 from .brk import expand_downwards
 from .flags import VM_EXEC, VM_GROWSDOWN, VM_IO, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE
@@ -190,10 +190,15 @@ def _fault(  # noqa: PLR0917
     j.enter("exc_page_fault", ("address", at), ("error_code", code), ("times", n))
     j.event("page_fault_user", ("address", at), ("error_code", code))
     j.enter("handle_mm_fault", ("address", at), ("vma", vma.start))
-    if kind == PROTECTED:
-        ret = handle_write_protected(mm, vma, va, slot, n)
-    else:
-        ret = handle_missing(mm, vma, va, n, write)
+    try:
+        if kind == PROTECTED:
+            ret = handle_write_protected(mm, vma, va, slot, n)
+        else:
+            ret = handle_missing(mm, vma, va, n, write)
+    except CallerBugError:
+        j.leave("handle_mm_fault")
+        j.leave("exc_page_fault")
+        raise
     j.leave("handle_mm_fault", ret)
     if not ret & (VM_FAULT_SIGBUS | VM_FAULT_SIGSEGV | VM_FAULT_OOM):
         major = bool(ret & VM_FAULT_MAJOR)

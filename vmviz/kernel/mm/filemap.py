@@ -30,6 +30,34 @@ def inode_of(system: System, file_id: int) -> Inode:
     return inode
 
 
+def get_inode(system: System, file_id: int) -> None:
+    """A VMA or a descriptor begins to use a file: memory files live as long as somebody does (`get_file`).
+
+    Only files made here are counted: who else uses a file of an imported process is not known.
+    """
+    inode = inode_of(system, file_id)
+    refs = system.inode_refs.get(inode.id)
+    if refs is not None:
+        system.journal.write(system.inode_refs, inode.id, refs + 1)
+
+
+def put_inode(system: System, file_id: int) -> None:
+    """A VMA or a descriptor lets go of a file (`fput`); the last one frees a memory file's pages."""
+    inode = inode_of(system, file_id)
+    refs = system.inode_refs.get(inode.id)
+    if refs is None:
+        return
+    j = system.journal
+    j.write(system.inode_refs, inode.id, refs - 1 or None)
+    if refs > 1:
+        return
+    j.enter("shmem_evict_inode", ("inode", inode.id))
+    for key, pfn in sorted(item for item in system.page_cache.data.items() if item[0][0] == inode.id):
+        j.write(system.page_cache, key, None)
+        system.frames.put_page(pfn)
+    j.leave("shmem_evict_inode")
+
+
 def add_to_page_cache(system: System, inode: Inode, index: int) -> int:
     """Allocate a page for ``(inode, index)`` and put it into the cache, which holds its reference; returns
     the pfn.

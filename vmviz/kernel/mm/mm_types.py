@@ -105,6 +105,7 @@ class System:
     files: Keyed = attrs.field(factory=lambda: Keyed("files"))
     inodes: Keyed = attrs.field(factory=lambda: Keyed("inodes"))
     page_cache: Keyed = attrs.field(factory=lambda: Keyed("page_cache"))
+    inode_refs: Keyed = attrs.field(factory=lambda: Keyed("inode_refs"))
     disk: Keyed = attrs.field(factory=lambda: Keyed("disk"))
     ids: Counters = attrs.field(factory=lambda: Counters("ids", ("file", "inode", "anon_vma", "mm", "pid")))
     commit: Counters = attrs.field(factory=lambda: Counters("commit", ("committed",)))

@@ -10,7 +10,8 @@ from typing import NoReturn
 import attrs
 
 from ..arch.x86 import vm_get_page_prot
-from ..errors import KernelError, UnsupportedError
+from ..errors import CallerBugError, KernelError, UnsupportedError
+from .filemap import get_inode, put_inode
 from .flags import (
     MAP_ANONYMOUS,
     MAP_FIXED,
@@ -223,12 +224,13 @@ def mmap_region(  # noqa: PLR0917
     vma = Vma(addr, end, vm_flags | VM_SOFTDIRTY, pgoff, vm_get_page_prot(vm_flags), file_id, 0, ops, name)
     j.write(mm.vmas, addr, vma)
     if backing is not None:
+        get_inode(mm.sys, file_id)
         assert backing.mmap is not None
         try:
             j.enter("call_mmap", ("file", backing.file.path))
             vma = backing.mmap(mm, vma)
             j.leave("call_mmap", 0)
-        except (KernelError, OutOfMemory) as error:
+        except (KernelError, OutOfMemory, CallerBugError) as error:
             errno = error.errno if isinstance(error, KernelError) else "ENOMEM"
             j.leave("call_mmap", errno)
             _undo_driver(mm, vma)
@@ -257,6 +259,7 @@ def _undo_driver(mm: Mm, vma: Vma) -> None:
     free_pgtables(mm, vma.start, vma.end, floor, ceiling, gather)
     gather.finish()
     mm.sys.journal.write(mm.vmas, vma.start, None)
+    put_inode(mm.sys, current.file)
     if current.vm_flags & VM_ACCOUNT:
         mm.sys.journal.add(mm.sys.commit, "committed", -current.nr_pages)
 
@@ -323,6 +326,8 @@ def expand_neighbour(mm: Mm, start: int, end: int, vm_flags: int, file_id: int, 
         j.write(mm.vmas, after.start, None)
         if grown.start < start:
             j.add(mm.counters, "map_count", -1)
+            if after.file:
+                put_inode(mm.sys, after.file)
     j.write(mm.vmas, grown.start, grown)
     j.leave("vma_expand", 0)
     return grown

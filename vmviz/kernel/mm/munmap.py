@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from ..arch.x86 import _PAGE_PSE
 from ..errors import KernelError
+from .filemap import get_inode, put_inode
 from .flags import VM_ACCOUNT, VM_LOCKED
 from .memory.zap import unmap_single_vma, update_hiwater_rss
 from .mm_types import Mm
@@ -58,6 +59,8 @@ def do_munmap(mm: Mm, addr: int, length: int) -> MmuGather | None:
         if vma.vm_flags & VM_ACCOUNT:
             j.add(mm.sys.commit, "committed", -vma.nr_pages)
         mm.account(vma.vm_flags, -vma.nr_pages)
+        if vma.file:
+            put_inode(mm.sys, vma.file)
     j.leave("do_mas_align_munmap", 0)
     return gather
 
@@ -73,6 +76,8 @@ def split_vma(mm: Mm, vma: Vma, addr: int) -> tuple[Vma, Vma]:
     j.write(mm.vmas, vma.start, low)
     j.write(mm.vmas, addr, high)
     j.add(mm.counters, "map_count", 1)
+    if vma.file:
+        get_inode(mm.sys, vma.file)
     j.leave("__split_vma", 0)
     return low, high
 

@@ -181,6 +181,7 @@ class Buddy:
         free = states.reshape(-1, _CHUNK)[chunks] == FREE
         self._tally(chunks, view[chunks], -1)
         heads = np.zeros((len(chunks), _CHUNK), np.uint8)
+        pair = free
         for order in range(MAX_ORDER):
             step = 1 << order
             if order == MAX_ORDER - 1:

@@ -9,7 +9,6 @@ from vmviz.tui.linegrid import LineGrid
 from vmviz.views.cells import Line
 from vmviz.views.log import LogView
 
-
 AHEAD = 5
 """Rows below the position that are shown where there is room: the border and the statements to come."""
 

@@ -37,7 +37,8 @@ def ask_lost(lost: list[Done], story: int) -> AskScreen:
     """Whether statements of the user's that lie after the position may be dropped ("run")."""
     n = len(lost)
     about = wrap(
-        f"A statement run here begins another future. {n} later statement{'s' if n > 1 else ''} of yours will be "
+        f"A statement run here begins another future. {n} later statement{'s' if n > 1 else ''} of yours "
+        f"will be "
         f"dropped{f'; {story} of the story will be to come again' if story else ''}:",
         76,
     )

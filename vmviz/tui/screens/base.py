@@ -16,8 +16,18 @@ class Overlay(ModalScreen[ResultType]):
     DEFAULT_CSS = """
     Overlay { background: transparent; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "close", "Close", show=False, id="overlay.close")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "close", "Close", show=False, id="overlay.close")
+    ]
+
+    _answered = False
 
     def action_close(self) -> None:
         """Close without a result."""
-        self.dismiss(None)
+        self.answer(None)
+
+    def answer(self, result: ResultType | None) -> None:
+        """Close with a result; a second key in a hurry finds it closed, and is lost."""
+        if self.is_current and not self._answered:
+            self._answered = True
+            self.dismiss(result)

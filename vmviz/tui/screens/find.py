@@ -16,9 +16,11 @@ from .base import Overlay
 
 
 def find(director: Director, text: str) -> tuple[str, int]:
-    """What a text points to: ``("address", va)`` or ``("pfn", number)``; raises `VmvizError` with the nearest name.
+    """What a text points to: ``("address", va)`` or ``("pfn", number)``; raises `VmvizError` with the
+    nearest name.
 
-    ``pfn e0000`` is a frame; ``fb + 1M``, ``0x7ff...`` or ``7ff...`` an address; ``[heap]``, ``fb0`` or ``pf`` the next VMA
+    ``pfn e0000`` is a frame; ``fb + 1M``, ``0x7ff...`` or ``7ff...`` an address; ``[heap]``, ``fb0`` or ``pf`` the
+    next VMA
     after the cursor with that in its name or flags.
     """
     text = text.strip()
@@ -54,7 +56,9 @@ class FindScreen(Overlay[str]):
     DEFAULT_CSS = """
     FindScreen { align: left bottom; }
     FindScreen > Vertical { height: 2; width: 100%; background: $background; }
-    FindScreen Input, FindScreen Input:focus { border: none; height: 1; background: $surface; background-tint: transparent; }
+    FindScreen Input, FindScreen Input:focus {
+        border: none; height: 1; background: $surface; background-tint: transparent;
+    }
     """
 
     def compose(self) -> ComposeResult:
@@ -65,9 +69,11 @@ class FindScreen(Overlay[str]):
 
     def on_mount(self) -> None:
         """Begin to type at once."""
-        self.query_one(LineStrip).show_lines(lambda w, _h: [rule_line(w, "Find", "Enter goes   Esc closes", alert=True)])
+        self.query_one(LineStrip).show_lines(
+            lambda w, _h: [rule_line(w, "Find", "Enter goes   Esc closes", alert=True)]
+        )
         self.query_one(Input).focus()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Go there."""
-        self.dismiss(event.value)
+        self.answer(event.value)

@@ -65,4 +65,4 @@ class TextScreen(Overlay[str]):
         """A key that is an answer closes the screen with it."""
         if event.key in self._answers:
             event.stop()
-            self.dismiss(self._answers[event.key])
+            self.answer(self._answers[event.key])

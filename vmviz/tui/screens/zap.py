@@ -20,12 +20,14 @@ from ..strips import LineStrip
 from ..styles import rule_line
 from .base import Overlay
 
+
 class Field(Input):
     """One argument of the form."""
 
     DEFAULT_CSS = """
     Field, Field:focus {
-        border: none; height: 1; padding: 0; width: 1fr; background: $background; background-tint: transparent;
+        border: none; height: 1; padding: 0; width: 1fr; background: $background; background-tint:
+        transparent;
     }
     Field:focus { background: $surface; }
     """
@@ -58,7 +60,9 @@ class ZapForm(Overlay[str]):
         Binding("ctrl+l", "legal", "Nearest legal", show=False, priority=True, id="form.legal"),
     ]
 
-    def __init__(self, director: Director, values: tuple[str, str, str], preview: Callable[[FormState], None]) -> None:
+    def __init__(
+        self, director: Director, values: tuple[str, str, str], preview: Callable[[FormState], None]
+    ) -> None:
         super().__init__()
         self.director = director
         self.values = dict(zip(FIELDS, values, strict=True))
@@ -103,7 +107,10 @@ class ZapForm(Overlay[str]):
         self.query_one("#form-below", LineStrip).show_lines(lambda w, h: lines(scene, state, w)[:h])
         keys: Line = [(" Tab", "key"), (" next field", "key.text")]
         if state.runnable:
-            keys += [("   Enter", "key"), (" run" if state.would_pass else " run it and be refused", "key.text")]
+            keys += [
+                ("   Enter", "key"),
+                (" run" if state.would_pass else " run it and be refused", "key.text"),
+            ]
         else:
             keys += [("   Enter", "key.off"), (" run", "key.off")]
         keys += [("   Esc", "key"), (" cancel", "key.text")]
@@ -112,7 +119,7 @@ class ZapForm(Overlay[str]):
     def action_run(self) -> None:
         """Run it, if a real kernel would survive it."""
         if self.state.runnable:
-            self.dismiss(self.state.statement)
+            self.answer(self.state.statement)
         else:
             self.app.bell()
 

@@ -23,6 +23,7 @@ from ...arch.x86 import (
     _PAGE_SPECIAL,
     PTE_PFN_MASK,
 )
+from ...errors import CallerBugError
 from ...trace.bulk import Bulk, CountLane, Lane, SetLane
 from ..flags import VM_SHARED, VM_WRITE
 from ..frames import (
@@ -82,7 +83,13 @@ def handle_missing(mm: Mm, vma: Vma, address: int, n: int, write: bool) -> int:
     j = mm.sys.journal
     j.enter("do_fault", ("address", address), ("nr_pages", n))
     ctx = FaultContext(mm, vma, address, vma.pgoff + ((address - vma.start) >> 12), write, n)
-    ret = ops.fault(ctx)
+    try:
+        ret = ops.fault(ctx)
+    except OutOfMemory:
+        ret = VM_FAULT_OOM
+    except CallerBugError:
+        j.leave("do_fault")
+        raise
     j.leave("do_fault", ret)
     return ret
 

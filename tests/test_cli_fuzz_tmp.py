@@ -1,0 +1,411 @@
+"""The command line: exit status, messages, odd files and pipes.  No traceback, whatever comes in."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vmviz import __version__
+from vmviz.cli import main
+from vmviz.data import examples
+from vmviz.script.functions import FUNCTIONS
+from vmviz.script.names import CONSTANTS
+
+GOOD = 'fb = mmap(NULL, 8M, PROT_READ, MAP_SHARED, open("/dev/fb0"), 0)\nzap_vma_ptes(vma(fb), fb, 4K) = 0\n'
+WRONG = GOOD + "zap_vma_ptes(vma(fb), fb + 8M, 4K)   = 0\n"
+
+
+def invoke(*args: str, stdin: str | bytes = "") -> Result:
+    """Run the command line in this process; anything but an orderly exit is raised."""
+    result = CliRunner().invoke(main, args, input=stdin)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def spawn(*args: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "vmviz", *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        **options,
+    )  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("path", examples(), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "options", [(), ("--json",), ("--state",), ("--trace",), ("--json", "--state", "--trace")]
+)
+def test_examples_meet_their_expectations(path: Path, options: tuple[str, ...]) -> None:
+    result = invoke("run", str(path), "--check", *options)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["framebuffer", "framebuffer.vmv", "examples/framebuffer.vmv"])
+def test_examples_are_found_from_anywhere(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke("run", name, "--check").exit_code == 0
+    (tmp_path / "framebuffer").mkdir()  # a directory of that name is not meant
+    assert invoke("run", name, "--check").exit_code == 0
+
+
+class TestStatus:
+    @pytest.mark.parametrize(
+        ("script", "options", "status"),
+        [
+            (GOOD, (), 0),
+            (GOOD, ("--check",), 0),
+            (WRONG, (), 0),
+            (WRONG, ("--check",), 1),
+            (WRONG, ("--check", "--json"), 1),
+            (WRONG + "munmp(1)", ("--check",), 2),
+            (WRONG + 'brk("x")', ("--check",), 2),
+            ("load(", (), 2),
+            ("mprotect(0, 1, 2)", (), 2),
+            ("", (), 0),
+            ("", ("--check",), 0),
+            ("\n\n", ("--check", "--json"), 0),
+            ("# only\n# comments\n", ("--check",), 0),
+            (GOOD.replace("\n", "\r\n"), ("--check",), 0),
+            ("\ufeff" + GOOD, ("--check",), 0),
+            (GOOD.rstrip("\n"), ("--check",), 0),
+            ("boot(mem=1)", (), 2),
+            ("brk(0)\nboot(mem=64M)", (), 2),
+        ],
+    )
+    def test_of_scripts(self, script: str, options: tuple[str, ...], status: int) -> None:
+        assert invoke("run", "-", *options, stdin=script).exit_code == status
+
+    @pytest.mark.parametrize(
+        ("args", "said"),
+        [
+            (("run",), "Missing argument 'SCRIPT'"),
+            (("run", "-", "--chekc"), "No such option"),
+            (("--nothing",), "No such option"),
+            (("run", "a", "b"), "unexpected extra argument"),
+            (("run", "-", "--kernel", "2.4"), "kernel '2.4' is not known; known: 6.1"),
+            (("run", "-", "--zap-contract", "maybe"), "'maybe' is not one of"),
+            (("run", "no/such.vmv"), "there is no script 'no/such.vmv'"),
+            (("run", "framebufer"), "did you mean the example 'framebuffer'?"),
+            (("run", "/"), "Is a directory"),
+            (("run", "x" * 5000), "too long"),
+            (("open", "x" * 5000), "too long"),
+            (("snapshot", "1"), "Missing option '-o'"),
+            (("rum", "x"), "There is no command 'rum'. Did you mean 'run'?"),
+            (("zzz",), "There is no command 'zzz'."),
+            (("/",), "Did you mean 'run /' or 'open /'?"),
+            ((), "the app needs a terminal"),
+            (("open", "framebuffer"), "the app needs a terminal"),
+        ],
+    )
+    def test_of_wrong_command_lines(self, args: tuple[str, ...], said: str) -> None:
+        result = invoke(*args)
+        assert result.exit_code == 2
+        assert said in result.stderr
+        assert result.stdout == ""
+
+    @pytest.mark.parametrize("raw", [b"\x7fELF\x02\xff\xfe", bytes(range(256)), b"brk(0)\n\xff"])
+    def test_of_binary_files(self, raw: bytes, tmp_path: Path) -> None:
+        path = tmp_path / "a.bin"
+        path.write_bytes(raw)
+        for result in (invoke("run", str(path)), invoke("run", "-", stdin=raw)):
+            assert result.exit_code == 2
+            assert "is no UTF-8; a script is a text file" in result.stderr
+
+    def test_of_a_file_with_zeros(self) -> None:
+        assert invoke("run", "-", stdin=b"brk(0)\n\0\0").exit_code == 2
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+    def test_of_a_file_that_may_not_be_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "secret.vmv"
+        path.write_text(GOOD)
+        path.chmod(0)
+        assert "Permission denied" in invoke("run", str(path)).stderr
+
+
+class TestMessages:
+    def test_a_wrong_expectation_names_file_line_and_column(self, tmp_path: Path) -> None:
+        path = tmp_path / "w.vmv"
+        path.write_text(WRONG)
+        result = invoke("run", str(path), "--check")
+        assert result.exit_code == 1
+        assert f"{path}:3:38: expected 0, got -1: zap_vma_ptes" in result.stderr
+        assert invoke("run", "-", "--check", stdin=WRONG).stderr.startswith("<stdin>:3:38: ")
+
+    def test_a_static_error_is_found_before_anything_runs(self) -> None:
+        result = invoke("run", "-", stdin=GOOD + "laod(fb)")
+        assert result.stdout == ""
+        assert "<stdin>:3:1: unknown function 'laod'" in result.stderr
+        assert "did you mean load" in result.stderr
+
+    @pytest.mark.parametrize("options", [(), ("--json",)])
+    def test_an_error_at_run_time_comes_after_what_was_run(self, options: tuple[str, ...]) -> None:
+        text = WRONG + 'load(fb)\nload("x")\nload(fb)\n'
+        result = invoke("run", "-", "--check", "--state", *options, stdin=text)
+        assert result.exit_code == 2
+        lines = [line for line in result.stdout.splitlines() if "expectations" not in line]
+        assert len(lines) == 4
+        failed, *error = result.stderr.splitlines()
+        assert failed.startswith("<stdin>:3:38: expected 0")
+        assert error[0] == "<stdin>:5:6: addr must be a number, not a string"
+
+    def test_json_is_one_object_a_line_and_the_state_one_more(self) -> None:
+        out = invoke("run", "-", "--json", "--state", "--trace", stdin=GOOD).stdout.splitlines()
+        first, second, last = [json.loads(line) for line in out]
+        assert (first["i"], second["i"], list(last)) == (0, 1, ["state"])
+        assert {"vmas", "entries", "counters"} <= set(last["state"])
+
+    def test_the_contract_can_be_chosen(self) -> None:
+        out = invoke("run", "-", "--json", "--check", "--zap-contract", "void", stdin=GOOD)
+        assert out.exit_code == 0
+        assert json.loads(out.stdout.splitlines()[1])["ret"] is None
+
+    @pytest.mark.parametrize("name", [None, *main.commands])
+    @pytest.mark.parametrize("option", ["-h", "--help"])
+    def test_help(self, name: str | None, option: str) -> None:
+        result = invoke(*([name] if name else []), option)
+        assert result.exit_code == 0
+        assert result.output.startswith("Usage:")
+        assert all(len(line) <= 80 for line in result.output.splitlines())
+
+    def test_version(self) -> None:
+        assert invoke("--version").output == f"vmviz, version {__version__}\n"
+
+    def test_calls_lists_every_function(self) -> None:
+        out = invoke("calls").output
+        for function in FUNCTIONS.values():
+            assert function.signature in out
+            assert function.about in out
+
+    def test_themes(self) -> None:
+        assert len(invoke("themes").output.splitlines()) >= 2
+
+
+class TestBase:
+    def test_a_base_that_is_none(self, tmp_path: Path) -> None:
+        path = tmp_path / "s.snap"
+        path.write_bytes(b"\x80\x04junk")
+        for base in (str(path), str(tmp_path), "no/such", "99999999999999999999"):
+            result = invoke("run", "-", "--base", base, stdin="brk(0)")
+            assert (result.exit_code, result.stdout) == (2, "")
+            assert result.stderr.startswith("vmviz: ")
+
+    @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+    def test_boot_has_no_place_on_a_base(self) -> None:
+        result = invoke("run", "-", "--base", "self", stdin="boot(mem=64M)")
+        assert result.exit_code == 2
+        assert "machine is given" in result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals and pipes of POSIX")
+class TestProcess:
+    def test_a_reader_that_goes_away(self, tmp_path: Path) -> None:
+        path = tmp_path / "long.vmv"
+        path.write_text("brk(0)\n" * 3000)
+        read, write = os.pipe()
+        child = subprocess.Popen(
+            [sys.executable, "-m", "vmviz", "run", str(path), "--json"],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.close(write)
+        os.read(read, 100)
+        os.close(read)
+        assert child.communicate(timeout=60)[1] == ""
+        assert child.returncode == 141
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+    def test_a_full_disk(self, tmp_path: Path) -> None:
+        path = tmp_path / "s.vmv"
+        path.write_text(GOOD)
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "vmviz", "run", str(path)],
+                stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+            )  # fmt: skip
+        assert (done.returncode, done.stderr) == (
+            74,
+            "vmviz: the output cannot be written: No space left on device\n",
+        )
+
+    def test_ctrl_c(self) -> None:
+        code = (
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "from vmviz.cli import main; main(['run', '-'])"
+        )
+        pipe = subprocess.PIPE
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        )
+        assert child.stdin is not None
+        _wait_until_it_reads(child.pid)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+        assert (child.returncode, out, err.strip()) == (130, "", "vmviz: interrupted")
+
+    def test_no_standard_streams(self) -> None:
+        command = f"exec {sys.executable} -m vmviz run - <&- "
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+
+    def test_a_terminal_that_lacks_a_character(self, tmp_path: Path) -> None:
+        path = tmp_path / "s.vmv"
+        path.write_text('open("/tmp/→\\377")', encoding="utf-8")
+        done = spawn("run", str(path), env={**os.environ, "PYTHONIOENCODING": "latin-1:strict"})
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "there is no /tmp/\\u2192\\udcff" in done.stdout
+
+    def test_the_module_runs_as_the_command_does(self) -> None:
+        assert spawn("--version").stdout == f"vmviz, version {__version__}\n"
+
+
+def _wait_until_it_reads(pid: int) -> None:
+    """Until the process has opened nothing more and waits in read(2) on its standard input."""
+    wchan = Path(f"/proc/{pid}/syscall")
+    for _ in range(200_000):
+        try:
+            if wchan.read_text().startswith("0 0x0 "):
+                return
+        except OSError:
+            pytest.skip("/proc/PID/syscall cannot be read here")
+    pytest.skip("the process was never seen to wait")
+
+
+def test_a_huge_script() -> None:
+    text = "x = brk(0)\n" + "x = x + 1\n" * 5_000
+    result = invoke("run", "-", "--check", stdin=text)
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 5_002
+
+
+# -- fuzzing: whatever is written, the answer is an exit status and words
+
+SEEDS = [path.read_text(encoding="utf-8") for path in examples()] + [GOOD, WRONG]
+NUMBERS = [
+    "0",
+    "1",
+    "-1",
+    "4K",
+    "2M",
+    "64K",
+    "4095",
+    "1p",
+    "0x7ffff7000000",
+    "0xffffffffffffffff",
+    "-4K",
+    "1 << 47",
+]
+WORDS = st.sampled_from([*FUNCTIONS, *sorted(CONSTANTS), "fb", "heap", "bar", "boot", "mprotect", "zz"])
+ATOMS = st.one_of(
+    st.sampled_from(NUMBERS),
+    st.sampled_from(
+        ["fb", "heap", "bar", "x", "v", "vma(fb)", "vma(heap)", "vma(bar)", "vma(0)", 'vma("[stack]")']
+    ),
+    st.sampled_from(
+        ['"/dev/fb0"', '"text"', '""', '"\\377"', "NULL", "[1, 2]", "{a=1}", "...", "(1 + 2)", "3 => 4"]
+    ),
+    st.sampled_from(
+        ["PROT_READ|PROT_WRITE", "MAP_SHARED", "MAP_PRIVATE|MAP_ANONYMOUS", "alloc_page()", "fb + 1M"]
+    ),
+)
+RESULTS = st.sampled_from(
+    ["", " = 0", " = -1", " = -1 EINVAL", " = SIGSEGV", " = ?", " = 0x10", " = SIGBUS BUS_ADRERR"]
+)
+
+
+@st.composite
+def statements(draw: st.DrawFn) -> str:
+    """A call of a function of the language with a right number of values of any kind."""
+    name = draw(st.sampled_from(sorted(FUNCTIONS)))
+    low, high = FUNCTIONS[name].arity
+    values = draw(st.lists(ATOMS, min_size=low, max_size=high))
+    target = draw(st.sampled_from(["", "", "x = ", "v = "]))
+    return f"{target}{name}({', '.join(values)}){draw(RESULTS)}"
+
+
+@st.composite
+def mutants(draw: st.DrawFn) -> str:
+    """A script of ours with some characters or words of it changed."""
+    text = draw(st.sampled_from(SEEDS))
+    rng = random.Random(draw(st.integers(0, 1 << 30)))
+    for _ in range(draw(st.integers(1, 6))):
+        i, j = sorted((rng.randrange(len(text) + 1), rng.randrange(len(text) + 1)))
+        j = min(j, i + 8)
+        new = draw(
+            st.one_of(
+                st.just(""),
+                st.sampled_from(list('()=,|+-*<>"#;\n{}[]~?.')),
+                WORDS,
+                ATOMS,
+                st.text(max_size=3),
+            )
+        )
+        text = text[:i] + new + text[j:]
+    return text
+
+
+HEAD = "boot(mem=16M)\nx = 5\nv = 7\n" + SEEDS[0].replace("boot(mem=64M, vdso=0)", "")
+SETUP = HEAD.partition("# story")[0]
+
+
+def _answers(text: str) -> None:
+    result = invoke("run", "-", "--check", "--state", "--trace", stdin=text.encode("utf-8", "surrogatepass"))
+    assert result.exit_code in (0, 1, 2)
+    if result.exit_code:
+        assert result.stderr
+    assert "Traceback" not in result.output
+
+
+QUICK = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@QUICK
+@given(mutants())
+def test_mutated_scripts_never_end_in_a_traceback(text: str) -> None:
+    _answers(text)
+
+
+@QUICK
+@given(st.lists(statements(), min_size=1, max_size=12))
+def test_random_calls_never_end_in_a_traceback(lines: list[str]) -> None:
+    """Each line is tried; a line that is an error of the script does not hide those behind it."""
+    from vmviz.kernel.verify import verify
+    from vmviz.script import ScriptError
+    from vmviz.script.report import Report
+    from vmviz.script.runner import Runner
+
+    runner = Runner()
+    report = Report(lambda _: None, "f", check=True, trace=True)
+    for statement in runner.parse(SETUP).statements:
+        runner.run(statement)
+    for line in lines:
+        try:
+            (statement,) = runner.parse(line).statements
+            report.add(runner.machine, runner.run(statement, line), statement)
+        except ScriptError:
+            continue
+    report.state(runner.machine)
+    wrong = verify(runner.machine)
+    assert not wrong or any("remap" in line or "vm_iomap" in line for line in lines), wrong
+
+
+@QUICK
+@given(st.binary(max_size=200))
+def test_bytes_never_end_in_a_traceback(raw: bytes) -> None:
+    assert invoke("run", "-", stdin=raw).exit_code in (0, 2)

@@ -1,0 +1,47 @@
+"""The status line: what goes first when there is no room."""
+
+from __future__ import annotations
+
+import pytest
+
+from vmviz.session.story import story_session
+from vmviz.views.cells import plain, width
+from vmviz.views.status import status_line
+
+
+@pytest.mark.parametrize("columns", [1, 5, 20, 40, 60, 76, 80, 100, 120, 200])
+def test_it_fills_the_line_and_keeps_the_position(columns: int) -> None:
+    line = status_line(story_session(), columns)
+    assert width(line) == columns
+    if columns >= 20:
+        assert plain(line).endswith("  8/14 ")
+        assert " rss " in plain(line)
+
+
+def test_what_it_says() -> None:
+    session = story_session()
+    text = plain(status_line(session, 120))
+    for word in (
+        "vmviz",
+        "framebuffer.vmv",
+        "pid 1 camera",
+        "x86-64, 4 levels",
+        "kernel 6.1 (0 or -1)",
+        "rss 76K",
+    ):
+        assert word in text
+    # Twelve tables below the PGD, as VmPTE counts them.
+    assert "VmPTE 48K" in text
+    assert session.machine.mm.counters.data["pgtables"] == 48 << 10
+    narrow = plain(status_line(session, 80))
+    assert "framebuffer  pid 1 camera  x86-64 4-level  kernel 6.1" in narrow
+
+
+def test_the_position_counts_the_statement_that_is_under_way() -> None:
+    session = story_session()
+    session.run_next()
+    assert plain(status_line(session, 80)).endswith("9/14 ")
+    session.step(-1)
+    assert plain(status_line(session, 80)).endswith("9/14 ")
+    session.undo()
+    assert plain(status_line(session, 80)).endswith("8/14 ")

@@ -23,11 +23,11 @@ __all__ = ["Config", "KernelError", "Machine", "Session", "SignalRaised", "Vmviz
 def __getattr__(name: str) -> Any:
     """The public classes, imported when first used: the command line starts without them."""
     if name == "Session":
-        from .session import Session  # noqa: PLC0415
+        from .session import Session
 
         return Session
     if name in __all__:
-        from . import kernel  # noqa: PLC0415
+        from . import kernel
 
         return getattr(kernel, name)
     raise AttributeError(f"module 'vmviz' has no attribute {name!r}")

@@ -200,7 +200,7 @@ def _machine(base: str | None, config: Config) -> Machine | None:
 @click.option("--base", default=None, metavar="PID|FILE", help="Run on a real process or a snapshot of one.")
 @click.option("--trace", is_flag=True, help="Print the calls, checks and tracepoints of each statement.")
 @_dials
-def run(  # noqa: PLR0917
+def run(
     script: str,
     json_: bool,
     check: bool,

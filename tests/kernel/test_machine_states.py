@@ -52,7 +52,7 @@ class Model:
             del self.present[page]
             self.own.pop(page, None)
 
-    def map(self, first: int, n: int, kind: str, writable: bool, private: bool, obj: Any, index: int) -> None:  # noqa: PLR0917
+    def map(self, first: int, n: int, kind: str, writable: bool, private: bool, obj: Any, index: int) -> None:
         self.unmap(first, n)
         for i in range(n):
             self.mapped[first + i] = (kind, writable, private, obj, index + i)
@@ -111,7 +111,7 @@ class MachineStates(RuleBasedStateMachine):
         big=st.booleans(), writable=st.booleans(), private=st.booleans(),
         how=st.sampled_from(["fixed", "hint", "any"]), index=st.integers(0, 8),
     )  # fmt: skip
-    def mmap(  # noqa: PLR0917
+    def mmap(
         self, kind: str, page: int, n: int, big: bool, writable: bool, private: bool, how: str, index: int
     ) -> tuple[int, int]:
         n = 700 if big and kind in ("anon", "fb") else n

@@ -47,7 +47,7 @@ load(bar)                                         # a lazy device: its fault han
 load(fb)                                  = SIGBUS BUS_ADRERR   # a frame buffer has no fault handler
 munmap(heap + 1, 4K)                      = -1 EINVAL
 [pid 3] mprotect(...)                             # as strace -f writes it
-"""  # noqa: E501
+"""
 
 
 def num(text: str, value: int, **fields: Any) -> Number:

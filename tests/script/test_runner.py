@@ -258,7 +258,7 @@ class TestBoot:
     def test_only_first_and_never_on_a_given_machine(self) -> None:
         with pytest.raises(ScriptError, match="first statement"):
             run("brk(0)\nboot(mem=64M)")
-        with pytest.raises(ScriptError, match="machine is given"):
+        with pytest.raises(ScriptError, match="no place on a given base"):
             Runner(Machine(ram=16 << 20)).run_text("boot(mem=64M)")
 
 

@@ -370,7 +370,7 @@ def test_a_live_session_says_what_is_missing() -> None:
 
     s = live_session(Machine(ram=16 << 20), Image())  # type: ignore[arg-type]
     assert (s.title, s.remarks) == ("sh (pid 7)", ["no PFNs", "changed"])
-    with pytest.raises(ScriptError, match="machine is given"):
+    with pytest.raises(ScriptError, match="no place on a given base"):
         s.run("boot()")
 
 

@@ -88,7 +88,10 @@ async def keys(app: VmvizApp, pilot: Pilot[None], *names: str) -> None:
         # A pane tells the app, and the app tells the panes: three rounds of messages.
         for _ in range(3):
             await pilot._wait_for_screen()
-    await pilot.pause()
+    # As `Pilot.pause`, without its wait for an idle processor.
+    app.screen._on_timer_update()
+    await pilot._wait_for_screen()
+    app.screen._on_timer_update()
 
 
 async def type_command(app: VmvizApp, pilot: Pilot[None], statement: str) -> None:

@@ -31,7 +31,7 @@ TYPED = [*"fb+14KM()0x,", "backspace", "ctrl+o", "ctrl+n", "ctrl+l", "delete", "
 # Leaving the app is no fault, and what the palette offers is fuzzed by its keys.
 ACTIONS = [name for key in KEYS if key.id != "quit" for name in key.keys.split(",") if name]
 POOL = [*MOVES, *MOVES, *EXTENDS, *TYPED, *ACTIONS, *ACTIONS, *["n", "z", "t", "comma", "full_stop", "u"]]
-BATCHES, KEYS_IN_BATCH = 10, 80
+BATCHES, KEYS_IN_BATCH = 10, 60
 
 
 def check_time_travel(app: VmvizApp) -> None:

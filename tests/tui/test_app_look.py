@@ -9,7 +9,9 @@ from vmviz.session import Session
 from vmviz.tui.commands import Actions
 from vmviz.tui.keymap import KEYS, bar, gap
 from vmviz.tui.layout import arrange
+from vmviz.tui.screens.text import TextGrid, soft_wrap
 from vmviz.tui.themes import available_themes
+from vmviz.views.cells import plain, width
 
 from .appkit import LARGE, MIDDLE, SMALL, keys, opened, part, play_on, said, screen, text, type_command, words
 
@@ -62,6 +64,29 @@ async def test_help_scrolls_and_closes() -> None:
         assert app.is_running
 
 
+@pytest.mark.parametrize("columns", [20, 33, 50, 77])
+async def test_help_and_questions_wrap_on_narrow_screens(columns: int) -> None:
+    async with opened((columns, 24)) as (app, pilot):
+        await keys(app, pilot, "question_mark")
+        grid = app.screen.query_one(TextGrid)
+        wanted = " ".join(" ".join(plain(line) for line in grid.source).split())
+        assert " ".join(" ".join(plain(line) for line in grid.lines).split()).replace(
+            " ", ""
+        ) == wanted.replace(" ", "")
+        assert all(width(line) <= columns for line in grid.lines)
+        await pilot.resize_terminal(120, 40)
+        await keys(app, pilot)
+        assert grid.lines == grid.source
+
+
+def test_soft_wrap_ends_at_any_width() -> None:
+    line = [("      ", "text"), ("a long-word-without-blanks", "text"), ("  and more of it", "dim")]
+    for columns in range(1, 60):
+        parts = soft_wrap(line, columns)
+        assert all(width(part) <= columns for part in parts)
+        assert "".join(plain(part) for part in parts).replace(" ", "") == plain(line).replace(" ", "")
+
+
 async def test_help_over_a_gap() -> None:
     async with opened() as (app, pilot):
         await keys(app, pilot, "down", "question_mark")
@@ -82,12 +107,8 @@ async def test_the_palette_has_every_action() -> None:
 
 async def test_the_palette_runs_an_action() -> None:
     async with opened() as (app, pilot):
-        hit = next(
-            h
-            for h in [h async for h in Actions(app.screen).discover()]
-            if str(h.display).startswith("Run the next")
-        )
-        assert isinstance(hit, DiscoveryHit)
+        found = [hit async for hit in Actions(app.screen).discover() if isinstance(hit, DiscoveryHit)]
+        hit = next(hit for hit in found if str(hit.display).startswith("Run the next"))
         await hit.command()
         await pilot.pause()
         assert len(app.director.session.done) == 9

@@ -78,7 +78,7 @@ JUST_OPENED = """\
   │ ├1bb PT ##### ◊◊◊◊◊◊◊◊◊◊◊◊◊◊◊◊ 512 
   │ ├1bf PT ##### ·············◊··   3 
   │ └1ff PT ##### ···············■   2 
-  └100..1ff  kernel half, not simulated"""  # noqa: W291
+  └100..1ff  kernel half, not simulated"""
 
 ZAP_NARROW = """\
   PGD #####               2 of 256 user
@@ -95,7 +95,7 @@ ZAP_NARROW = """\
 █ │ │ 081 ◊ e0281 P W U C A · S X      
 █ │ │ 082..0ff ◊ e0282..e02ff       126
   │ │ 100..1ff ◊ e0300..e03ff       256
-  │ ├1ba PT ##### ◊◊◊◊◊◊◊◊◊◊◊◊◊◊◊◊ 512 """  # noqa: W291
+  │ ├1ba PT ##### ◊◊◊◊◊◊◊◊◊◊◊◊◊◊◊◊ 512 """
 
 ZAP_WIDE = """\
   │ ├000..1b7  440 empty                  
@@ -112,7 +112,7 @@ ZAP_WIDE = """\
 █ │ │ 081 ◊ e0281 P W U C A · S X         
 █ │ │ 082..0ff ◊ e0282..e02ff          126
   │ │ 100..1ff ◊ e0300..e03ff          256
-  │ ├1ba PT ##### ◊◊◊◊◊◊◊◊◊◊◊◊◊◊◊◊    512 """  # noqa: W291
+  │ ├1ba PT ##### ◊◊◊◊◊◊◊◊◊◊◊◊◊◊◊◊    512 """
 
 REFUSED = """\
 ▄ │ ├1bb PT ##### ◊◊◊◊◊◊◊◊◊◊◊◊◊◊◊◊ 512 
@@ -122,7 +122,7 @@ REFUSED = """\
 !►│ ├1bc --  no table, no VMA          
 ! │ │ 000..0ff        256 pages outside
   │ ├1bd..1be  2 empty                 
-  │ ├1bf PT ##### ·············◊··   3 """  # noqa: W291
+  │ ├1bf PT ##### ·············◊··   3 """
 
 
 def test_just_opened(camera: Machine) -> None:

@@ -170,7 +170,7 @@ def test_texts() -> None:
     [
         (0x7FFFF7000000, 4096, None, "zap_vma_ptes(vma(fb), fb, 4K)"),
         (0x7FFFF7100000, 0x200000, None, "zap_vma_ptes(vma(fb), fb + 1M, 2M)"),
-        (0x7FFFFFFDE000, 4096, None, "zap_vma_ptes(vma(0x7ffffffde000), 0x7ffffffde000, 4K)"),
+        (0x7FFFFFFDE000, 4096, None, 'zap_vma_ptes(vma("[stack]"), 0x7ffffffde000, 4K)'),
         (0x7FFFF7800000, 4096, 0x7FFFF7000000, "zap_vma_ptes(vma(fb), 0x7ffff7800000, 4K)"),
         (0x7FFFF7000000, (1 << 64) - 4096, None, "zap_vma_ptes(vma(fb), fb, 0xfffffffffffff000)"),
     ],

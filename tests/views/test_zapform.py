@@ -73,7 +73,7 @@ def test_the_checks_in_the_kernels_order(
     ],
 )
 def test_a_text_that_is_none(
-    director: Director, vma: str, address: str, size: str, field: str, words: str
+    director: Director, vma: str, address: str, size: str, *, field: str, words: str
 ) -> None:
     digest = director.session.machine.digest()
     s = state(director, vma, address, size)

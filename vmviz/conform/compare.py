@@ -75,7 +75,7 @@ def tables_of(machine: Machine, start: int, end: int) -> set[tuple[str, int]]:
     return out
 
 
-def compare_record(  # noqa: PLR0917
+def compare_record(
     machine: Machine,
     oracle: Oracle,
     window: tuple[int, int],

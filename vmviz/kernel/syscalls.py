@@ -158,7 +158,7 @@ class Syscalls:
 
     # -- mappings
 
-    def mmap(  # noqa: PLR0917
+    def mmap(
         self, addr: int, length: int, prot: int | str, flags: int | str, fd: int = -1, offset: int = 0
     ) -> int:
         """Create a mapping and return its address (mmap(2)); sizes in bytes.

@@ -170,7 +170,7 @@ def ftruncate(m: Machine, fd: Value, length: Value) -> Result:
 
 
 @_function("addr length prot flags fd? offset?", "map memory; the address is returned")
-def mmap(  # noqa: PLR0917
+def mmap(
     m: Machine, addr: Value, length: Value, prot: Value, flags: Value, fd: Value = -1, offset: Value = 0
 ) -> Result:
     numbers = [
@@ -308,8 +308,9 @@ def zap_special_vma_range(m: Machine, area: Value, address: Value, size: Value) 
     return _zap(m, area, address, size)
 
 
-def _remap(m: Machine, call: Callable[..., Vma], area: Value, addr: Value, pfn: Value, size: Value) -> Result:
+def _remap(m: Machine, call: Callable[..., Vma], *values: Value) -> Result:
     """The two calls that map a run of frames, without what would overwrite the kernel's own tables."""
+    area, addr, pfn, size = values
     vma, at, first, n = _vma(m, 0, area), _number(1, addr, "addr"), _pfn(2, pfn), _number(3, size, "size")
     if n >> 52 or first + (n >> 12) >> PFN_BITS:
         raise ArgumentError(3, f"size {n:#x} is too large: the frames would end above {PFN_BITS} bits")

@@ -215,7 +215,7 @@ class Runner:
 
     def _boot(self, call: Call) -> Result:
         if self.fixed:
-            self._fail(call, "boot has no place here: the machine is given, by a base or by the program")
+            self._fail(call, "boot has no place on a given base: the machine is there already")
         if self.count or len(self.machine.journal.records):
             self._fail(call, "boot must be the first statement of a script")
         config = self._config

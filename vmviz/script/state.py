@@ -10,6 +10,7 @@ from ..kernel.machine import Machine
 from ..kernel.mm.flags import perms, vmflags_codes
 from ..kernel.mm.memory.zap import pfns_of
 from ..kernel.mm.mm_types import Mm
+from ..kernel.mm.vma import vma_name
 from .values import format_addr
 
 PFN_BITS = np.uint64(0x000F_FFFF_FFFF_F000)
@@ -30,7 +31,7 @@ def state_json(machine: Machine) -> dict[str, Any]:
                 "VmFlags": vmflags_codes(v.vm_flags),
                 "pgoff": format_addr(v.pgoff),
                 "prot": format_addr(v.page_prot),
-                "name": v.name,
+                "name": vma_name(mm, v),
             }
             for v in mm.vmas
         ],

@@ -1,7 +1,6 @@
 """The keys of the main screen: one table for bindings, key bar, palette and help."""
 
 # The table is read by its columns.
-# ruff: noqa: E501
 
 from __future__ import annotations
 

@@ -32,4 +32,6 @@ def status_line(session: Session, width: int) -> Line:
         right += [("  VmPTE ", "label"), (format_size(mm.counters.data["pgtables"]), "number")]
     right += [("  ", "text"), (position, "now"), (" ", "text")]
     room = width - line_width(right)
+    while len(left) > 2 and line_width(left) >= room:
+        left.pop()
     return fit([*fit(left, max(0, room - 1)), (" ", "text"), *right], width)

@@ -220,7 +220,6 @@ class TreeView(TreeRows):
         return f"{table}, no VMA" + (" here" if self.wide else "")
 
 
-
 def _both(left: Line, right: Line, width: int, trail: int) -> Line:
     """Left and right words with blanks between; the blank after the right one goes first when there is no
     room.

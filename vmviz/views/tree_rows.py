@@ -88,7 +88,9 @@ class TreeRows:
         self._children(pgd, 0, 0, "")
         legend = [""]
         if self.wide:
-            legend += [f"A PT row is one {span_text(self.levels[-2].span)} block, a cell {self.span // 16} PTEs"]
+            legend += [
+                f"A PT row is one {span_text(self.levels[-2].span)} block, a cell {self.span // 16} PTEs"
+            ]
             legend += ["■ RAM page  ◊ device  · empty  s swap", "× just cleared  ► here  █ selected"]
         else:
             legend += ["■ RAM  ◊ device  × cleared  · empty"]

@@ -46,7 +46,7 @@ def why(session: Session, scene: Scene, width: int, height: int, *, playing: boo
     """The strip for the moment at which the session stands."""
     inside = session.inside
     if inside is not None:
-        return _inside(session, scene, inside, width, height, playing)
+        return _inside(session, scene, inside, width, height, playing=playing)
     current = session.current
     if current is None or session.at_story_start:
         return _opening(session, width, height)
@@ -136,7 +136,7 @@ def _opening(session: Session, width: int, height: int) -> Strip:
 # -- inside a statement
 
 
-def _inside(session: Session, scene: Scene, done: Done, width: int, height: int, playing: bool) -> Strip:
+def _inside(session: Session, scene: Scene, done: Done, width: int, height: int, *, playing: bool) -> Strip:
     machine, at = session.machine, session.position
     steps = session.steps(done)
     k = steps.index_of(at)
@@ -282,6 +282,10 @@ def legal_statement(o: Outcome, session: Session, scene: Scene) -> str:
     return zap_statement(scene, o.func, legal.address, legal.size)
 
 
+SPECIAL_NAMES = ("[heap]", "[stack]", "[vvar]", "[vdso]")
+"""Names that a process has once, so that they say which VMA is meant."""
+
+
 def zap_statement(scene: Scene, func: str, address: int, size: int, vma_address: int | None = None) -> str:
     """A call of the zap as a statement, with labels where there are any."""
 
@@ -290,8 +294,11 @@ def zap_statement(scene: Scene, func: str, address: int, size: int, vma_address:
 
     vma = scene.mm.vma_at(address if vma_address is None else vma_address)
     start = vma.start if vma is not None else address
+    which = text(start)
+    if vma is not None and which.startswith("0x") and vma.name in SPECIAL_NAMES:
+        which = f'"{vma.name}"'
     amount = format_size(size, exact=True) if size < 1 << 63 else format_addr(size)
-    return f"{func}(vma({text(start)}), {text(address)}, {amount})"
+    return f"{func}(vma({which}), {text(address)}, {amount})"
 
 
 def _nothing(o: Outcome, scene: Scene, width: int, height: int) -> Strip:
@@ -335,7 +342,7 @@ def _done(o: Outcome, session: Session, scene: Scene, width: int, height: int) -
     tables = len({a >> 21 for a in _touched_blocks(session, o)})
     where = f" in {plural(tables, 'table')}" if tables else ""
     rss = scene.mm.rss
-    unknown = f" {o.ptes_unknown} unknown entries are known to be empty now." if o.ptes_unknown else ""
+    unknown = f" Unknown before, now empty: {o.ptes_unknown}." if o.ptes_unknown else ""
     gone = "VMA unchanged"
     if any(old and new and old.vm_flags & ~new.vm_flags for old, new in scene.trail.vmas.values()):
         gone = "VMA unchanged but for flag ar"
@@ -351,6 +358,8 @@ def _done(o: Outcome, session: Session, scene: Scene, width: int, height: int) -
         vma = scene.meant
         ops = scene.machine.sys.ops_of(vma) if vma is not None else None
         after = "the driver maps it again" if ops is not None and ops.fault else "SIGBUS: no fault handler"
+        if ops is not None and ops.name.startswith("imported"):
+            after = "unknown: imported"
         at = scene.label(scene.range.start) if scene.range else ""
         keys = [(" t", "key"), (f" touch {at or 'it'} ({after})", "key.text")]
     behind: list[Line] = [[("   u", "key"), (" back", "key.text")]]

@@ -158,7 +158,7 @@ def _extent(values: Any, kind: str, first: int) -> int:
     return int(other[0]) if len(other) else len(values)
 
 
-def _run(mm: Mm, vma: Vma, page: int, n: int, kind: str, at: int) -> int:  # noqa: PLR0917
+def _run(mm: Mm, vma: Vma, page: int, n: int, kind: str, at: int) -> int:
     """Serve a run from ``page`` on; returns how many pages are done, 0 when the access has to be tried
     again.
     """
@@ -182,7 +182,7 @@ def _run(mm: Mm, vma: Vma, page: int, n: int, kind: str, at: int) -> int:  # noq
     return 0
 
 
-def _fault(  # noqa: PLR0917
+def _fault(
     mm: Mm, vma: Vma, at: int, va: int, slot: int, n: int, write: bool, kind: int
 ) -> None:
     j = mm.sys.journal

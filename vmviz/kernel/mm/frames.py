@@ -214,7 +214,7 @@ class Frames:
         """Empty: each column is a store of its own."""
         return b""
 
-    def alloc_page(  # noqa: PLR0917
+    def alloc_page(
         self,
         state: int,
         flags: int = 0,

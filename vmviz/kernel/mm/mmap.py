@@ -65,7 +65,7 @@ def _fail(errno: str, why: str, func: str = "mmap") -> NoReturn:
     raise KernelError(errno, func, why)
 
 
-def do_mmap(  # noqa: PLR0917
+def do_mmap(
     mm: Mm,
     addr: int,
     length: int,
@@ -198,7 +198,7 @@ def guarded_start(vma: Vma) -> int:
     return max(0, vma.start - STACK_GUARD_GAP) if vma.vm_flags & VM_GROWSDOWN else vma.start
 
 
-def mmap_region(  # noqa: PLR0917
+def mmap_region(
     mm: Mm, addr: int, size: int, vm_flags: int, pgoff: int, backing: Backing | None = None
 ) -> int:
     """Put the mapping in place (mm/mmap.c): unmap what is there, charge, join a neighbour or insert a new
@@ -246,9 +246,9 @@ def mmap_region(  # noqa: PLR0917
 
 def _undo_driver(mm: Mm, vma: Vma) -> None:
     """A driver refused: take away what it has mapped so far, and the VMA (the error path of mmap_region)."""
-    from .memory.zap import unmap_page_range  # noqa: PLC0415
-    from .mmu_gather import MmuGather  # noqa: PLC0415
-    from .munmap import free_pgtables  # noqa: PLC0415
+    from .memory.zap import unmap_page_range
+    from .mmu_gather import MmuGather
+    from .munmap import free_pgtables
 
     current = mm.vmas.get(vma.start)
     assert current is not None
@@ -290,7 +290,7 @@ def _alike(mm: Mm, neighbour: Vma, vm_flags: int, file_id: int) -> bool:
     )
 
 
-def expand_neighbour(mm: Mm, start: int, end: int, vm_flags: int, file_id: int, pgoff: int) -> Vma | None:  # noqa: PLR0917
+def expand_neighbour(mm: Mm, start: int, end: int, vm_flags: int, file_id: int, pgoff: int) -> Vma | None:
     """Grow a neighbour over the new range instead of inserting a VMA (the expanding part of mmap_region,
     6.1).
 

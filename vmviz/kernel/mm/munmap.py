@@ -99,7 +99,7 @@ def unmap_region(mm: Mm, vmas: list[Vma], floor: int, ceiling: int) -> MmuGather
     return gather
 
 
-def free_pgtables(mm: Mm, start: int, end: int, floor: int, ceiling: int, gather: MmuGather) -> None:  # noqa: PLR0917
+def free_pgtables(mm: Mm, start: int, end: int, floor: int, ceiling: int, gather: MmuGather) -> None:
     """Free the tables of ``[start, end)`` whose whole span lies between ``floor`` and ``ceiling`` (0: no
     limit).
 
@@ -112,7 +112,7 @@ def free_pgtables(mm: Mm, start: int, end: int, floor: int, ceiling: int, gather
     j.leave("free_pgtables")
 
 
-def _free_level(  # noqa: PLR0917
+def _free_level(
     mm: Mm, row: int, level: int, base: int, start: int, end: int, floor: int, ceiling: int, gather: MmuGather
 ) -> None:
     """Free the children of the table in ``row``, which maps from address ``base`` on, the lowest level

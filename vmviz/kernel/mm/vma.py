@@ -43,7 +43,7 @@ class Vma:
     name: str = ""
     private: int = 0
 
-    def __new__(  # noqa: PLR0917 (positional is quick)
+    def __new__(
         cls,
         start: int,
         end: int,

@@ -52,7 +52,7 @@ class Check:
 
     __slots__ = ("compared", "expression", "name", "note", "passed", "reached")
 
-    def __init__(  # noqa: PLR0917
+    def __init__(
         self, name: str, expression: str, compared: str, passed: bool, reached: bool = True, note: str = ""
     ) -> None:
         self.name = name
@@ -154,7 +154,7 @@ class Journal:
         if self.enabled:
             self.records.append(Leave(func, ret))
 
-    def check(  # noqa: PLR0917
+    def check(
         self, name: str, expression: str, compared: str, passed: bool, reached: bool = True, note: str = ""
     ) -> bool:
         """A condition is judged; returns ``passed``."""

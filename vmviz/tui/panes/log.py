@@ -17,7 +17,7 @@ class LogPane(LineGrid):
     """The statements of the session, a row each."""
 
     class Chosen(Message):
-        """A statement was clicked; ``number`` counts from 0 over those that were run, None for one to come."""
+        """A statement was clicked; ``number`` counts from 0 over those that were run, None: one to come."""
 
         def __init__(self, number: int | None) -> None:
             super().__init__()

@@ -9,9 +9,35 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
-from ...views.cells import Line
+from ...views.cells import Line, plain
 from ..linegrid import LineGrid
 from .base import Overlay
+
+WIDTH = 78
+"""The columns of the box, where there are so many."""
+
+
+def soft_wrap(line: Line, columns: int) -> list[Line]:
+    """A line that is too long as several, broken at blanks; the rest is indented as the line is, and a bit more.
+
+    >>> from vmviz.views.cells import plain
+    >>> [plain(part) for part in soft_wrap([("  a b", "text"), ("c de", "dim")], 6)]
+    ['  a', '   bc', '   de']
+    """
+    cells = [(char, role) for text, role in line for char in text]
+    indent = len(plain(line)) - len(plain(line).lstrip())
+    lead, room = min(indent + 2, columns // 2), columns
+    out: list[Line] = []
+    while len(cells) > room > 0:
+        least = lead if out else indent
+        blanks = [i for i, (char, _) in enumerate(cells[: room + 1]) if char == " " and i > least]
+        cut = blanks[-1] if blanks else room
+        out.append(cells[:cut])
+        cells = cells[cut:]
+        while cells and cells[0][0] == " ":
+            cells = cells[1:]
+        cells = [(" ", "text")] * lead + cells
+    return [*out, cells]
 
 
 class TextGrid(LineGrid):
@@ -19,8 +45,15 @@ class TextGrid(LineGrid):
 
     def __init__(self, title: str, lines: list[Line], right: str = "Esc closes") -> None:
         super().__init__(title=title, title_right=right, row_cursor=False)
+        self.source = lines
         self.lines = lines
         self.alert = True
+
+    def wrap(self, columns: int) -> int:
+        """Wrap the lines to so many columns; returns how many there are now."""
+        self.lines = [part for line in self.source for part in soft_wrap(line, columns)]
+        self.touch_all()
+        return len(self.lines)
 
     def row_count(self) -> int:
         return len(self.lines)
@@ -59,7 +92,13 @@ class TextScreen(Overlay[str]):
         """The box."""
         with Vertical() as box:
             box.styles.height = len(self._lines) + 1
+            self._box = box
             yield TextGrid(self._title, self._lines, self._right)
+
+    def on_resize(self, event: events.Resize) -> None:
+        """The box is as high as its lines are in this width."""
+        rows = self.query_one(TextGrid).wrap(min(WIDTH, event.size.width))
+        self._box.styles.height = rows + 1
 
     def on_key(self, event: events.Key) -> None:
         """A key that is an answer closes the screen with it."""

@@ -65,7 +65,7 @@ class ZapForm(Overlay[str]):
     ) -> None:
         super().__init__()
         self.director = director
-        self.values = dict(zip(FIELDS, values, strict=True))
+        self.values: dict[str, str] = dict(zip(FIELDS, values, strict=True))
         self._preview = preview
         self.state = FormState({})
 

@@ -151,7 +151,7 @@ def entries_of(pfns: NDArray[np.int64], prot: int) -> NDArray[np.uint64]:
     return (pfns.astype(np.uint64) << np.uint64(12)) | np.uint64(prot)
 
 
-def alloc_lanes(  # noqa: PLR0917
+def alloc_lanes(
     frames: Frames,
     pfns: NDArray[np.int64],
     state: int,

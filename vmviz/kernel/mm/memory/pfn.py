@@ -50,7 +50,7 @@ def pgprot_noncached(prot: int) -> int:
     return prot | _PAGE_PCD
 
 
-def remap_pfn_range(  # noqa: PLR0917
+def remap_pfn_range(
     mm: Mm, vma: Vma, addr: int, pfn: int, size: int, prot: int | None = None, func: str = "remap_pfn_range"
 ) -> Vma:
     """Map ``size`` bytes of consecutive frames from ``pfn`` on at ``addr`` (mm/memory.c); returns the changed
@@ -95,7 +95,7 @@ def remap_pfn_range(  # noqa: PLR0917
     return new
 
 
-def _remap_range(mm: Mm, addr: int, end: int, pfn: int, prot: int, func: str) -> None:  # noqa: PLR0917
+def _remap_range(mm: Mm, addr: int, end: int, pfn: int, prot: int, func: str) -> None:
     arena, frames = mm.sys.arena, mm.sys.frames
     va = addr
     pending: list[tuple[int, int, int]] = []
@@ -127,7 +127,7 @@ def _joined(pieces: list[tuple[int, int, int]]) -> list[tuple[int, int, int, tup
     return out
 
 
-def io_remap_pfn_range(mm: Mm, vma: Vma, addr: int, pfn: int, size: int, prot: int | None = None) -> Vma:  # noqa: PLR0917
+def io_remap_pfn_range(mm: Mm, vma: Vma, addr: int, pfn: int, size: int, prot: int | None = None) -> Vma:
     """`remap_pfn_range` for device memory; the same on x86 without memory encryption."""
     return remap_pfn_range(mm, vma, addr, pfn, size, prot, "io_remap_pfn_range")
 

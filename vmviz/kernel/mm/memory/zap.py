@@ -182,7 +182,7 @@ def zap_vma_ptes(mm: Mm, vma: Vma, address: int, size: int, func: str = "zap_vma
     return ZapResult(ret, 0, None, cleared, unknown, tuple(gather.flushes), gather.freed_pages, why, checks)
 
 
-def _refusal(  # noqa: PLR0917
+def _refusal(
     vma: Vma, address: int, size: int, failed: CheckResult, checks: tuple[CheckResult, ...], contract: str
 ) -> Refusal:
     end = (address + size) & WRAP
@@ -291,7 +291,7 @@ _RSS = {ANON_PAGE: "anon", FILE_PAGE: "file", SHMEM_PAGE: "shmem"}
 _FUNC = "zap_pte_range"
 
 
-def zap_pte_range(mm: Mm, slot: int, n: int, address: int, cuts: tuple[int, ...], gather: MmuGather) -> int:  # noqa: PLR0917
+def zap_pte_range(mm: Mm, slot: int, n: int, address: int, cuts: tuple[int, ...], gather: MmuGather) -> int:
     """Clear ``n`` entries from ``slot`` on (mm/memory.c), by what is behind them; returns how many were not
     empty.
 
@@ -340,7 +340,7 @@ def pfns_of(values: NDArray[np.uint64]) -> NDArray[np.int64]:
     return (raw >> np.uint64(12)).astype(np.int64)
 
 
-def _zap_run(  # noqa: PLR0917
+def _zap_run(
     mm: Mm,
     slot: int,
     address: int,

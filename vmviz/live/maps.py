@@ -55,7 +55,7 @@ def parse_smaps(data: bytes) -> ParsedMaps:
 
     Raises `LiveError` for a text that has not the form of smaps, or that has no VmFlags (before Linux 3.8).
     """
-    from vmviz.kernel.mm.flags import parse_vmflags
+    from vmviz.kernel.mm.flags import parse_vmflags  # noqa: PLC0415 - only smaps needs it
 
     begins: list[int] = []
     head_ends: list[int] = []

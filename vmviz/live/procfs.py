@@ -94,7 +94,7 @@ class ProcFs:
         Returns None when the kernel has no PAGEMAP_SCAN.  The ioctl asks for categories only (flags 0): it
         changes nothing in the process.
         """
-        import fcntl
+        import fcntl  # noqa: PLC0415 - not on every system; only live reading comes here
 
         regions = np.zeros((SCAN_REGIONS, 3), dtype=np.uint64)
         where = int(regions.__array_interface__["data"][0])

@@ -182,9 +182,7 @@ def _run(mm: Mm, vma: Vma, page: int, n: int, kind: str, at: int) -> int:
     return 0
 
 
-def _fault(
-    mm: Mm, vma: Vma, at: int, va: int, slot: int, n: int, write: bool, kind: int
-) -> None:
+def _fault(mm: Mm, vma: Vma, at: int, va: int, slot: int, n: int, write: bool, kind: int) -> None:
     j = mm.sys.journal
     code = (0x4 | (0x2 if write else 0)) | (0x1 if kind == PROTECTED else 0)
     j.enter("exc_page_fault", ("address", at), ("error_code", code), ("times", n))

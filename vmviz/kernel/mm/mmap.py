@@ -43,8 +43,10 @@ from .flags import (
     calc_vm_flag_bits,
     calc_vm_prot_bits,
 )
+from .memory.zap import unmap_page_range
 from .mm_types import STACK_GUARD_GAP, File, Inode, Mm
-from .munmap import do_munmap
+from .mmu_gather import MmuGather
+from .munmap import do_munmap, free_pgtables
 from .page_alloc import OutOfMemory
 from .vma import Vma
 
@@ -246,10 +248,6 @@ def mmap_region(
 
 def _undo_driver(mm: Mm, vma: Vma) -> None:
     """A driver refused: take away what it has mapped so far, and the VMA (the error path of mmap_region)."""
-    from .memory.zap import unmap_page_range
-    from .mmu_gather import MmuGather
-    from .munmap import free_pgtables
-
     current = mm.vmas.get(vma.start)
     assert current is not None
     gather = MmuGather(mm)

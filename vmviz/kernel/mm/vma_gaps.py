@@ -59,7 +59,7 @@ class GapMaxima:
             i = -1
         while c >= 0:
             starts, gaps = self._starts[c], self._gaps[c]
-            for i in range(i, -1, -1):
+            for i in range(i, -1, -1):  # noqa: B020 - goes on from where it starts
                 gap = gaps[i]
                 if gap >= length:
                     start = starts[i]
@@ -148,7 +148,7 @@ class GapMaxima:
             new = self._starts[c][i] - self._vmas[c][i - 1].end
         else:
             new = self._low[c] - (self._vmas[c - 1][-1].end if c else 0)
-        if new < 0:
+        if new < 0:  # noqa: PLR1730 - max is slower here
             new = 0  # neighbours overlap for a moment, while a split is being written
         old = gaps[i]
         if new != old:

@@ -66,7 +66,7 @@ class VmaSet(GapMaxima):
                 self._first(vma)
             return
         c = bisect_right(self._low, start) - 1
-        if c < 0:
+        if c < 0:  # noqa: PLR1730 - max is slower here
             c = 0
         starts = self._starts[c]
         i = bisect_left(starts, start)
@@ -93,7 +93,7 @@ class VmaSet(GapMaxima):
             vmas.insert(i, vma)
             gaps[i] = over = over if over > 0 else 0
             gaps.insert(i, under if under > 0 else 0)
-            if under > over:
+            if under > over:  # noqa: PLR1730
                 over = under
             if over != old:
                 self._note(c, old, over)
@@ -305,7 +305,7 @@ class VmaSet(GapMaxima):
             over = gaps[i]
             new = starts[i] - vmas[i - 1].end
             gaps[i] = new = new if new > 0 else 0
-            if over > old:
+            if over > old:  # noqa: PLR1730
                 old = over
             if new != old:
                 self._note(c, old, new)

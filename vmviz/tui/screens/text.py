@@ -22,9 +22,11 @@ def soft_wrap(line: Line, columns: int) -> list[Line]:
 
     >>> from vmviz.views.cells import plain
     >>> [plain(part) for part in soft_wrap([("  a b", "text"), ("c de", "dim")], 6)]
-    ['  a', '   bc', '   de']
+    ['  a bc', '   de']
     """
     cells = [(char, role) for text, role in line for char in text]
+    if len(cells) <= columns:
+        return [line]
     indent = len(plain(line)) - len(plain(line).lstrip())
     lead, room = min(indent + 2, columns // 2), columns
     out: list[Line] = []

@@ -222,7 +222,7 @@ class TestBoot:
     @pytest.mark.parametrize(
         ("options", "column", "message"),
         [
-            ("mem=1", 6, "RAM is 1M to 1T"),
+            ("mem=1", 6, "RAM is 1M to 64G"),
             ("mem=64M+1", 6, "whole pages"),
             ('mem="64M"', 6, "mem wants a number"),
             ("mem=-64M", 6, "RAM is"),

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from textual.widgets import Input
+
+from vmviz.kernel.machine import Config
+from vmviz.live.load import open_base
+from vmviz.session.story import live_session
 
 from .appkit import (
     BAR,
@@ -311,3 +318,26 @@ async def test_an_errno_is_explained() -> None:
         await type_command(app, pilot, "munmap(heap + 1, 4K)")
         assert "EINVAL" in part(app, "why")
         assert not said(app)
+
+
+# -- a real process
+
+
+@pytest.mark.skipif(not Path("/proc/self/pagemap").exists(), reason="reads a Linux process")
+async def test_the_vvar_of_this_very_process() -> None:
+    machine, image = open_base("self", Config())
+    if not any(vma.name == "[vvar]" and vma.is_pfnmap for vma in machine.mm.vmas):
+        pytest.skip("this kernel maps no [vvar] by frame numbers")
+    async with opened(session=live_session(machine, image)) as (app, pilot):
+        await keys(app, pilot, "slash")
+        app.screen.query_one(Input).value = "[vvar]"
+        await keys(app, pilot, "enter", "V")
+        assert "??" in part(app, "tree")
+        await keys(app, pilot, "t")
+        assert "NOT KNOWN, nothing changed" in part(app, "why"), "nobody knows what its fault handler does"
+        await keys(app, pilot, "escape", "V", "z", "enter")
+        assert statement(app).startswith('zap_vma_ptes(vma("[vvar]"), 0x')
+        assert "Unknown before, now empty:" in part(app, "why")
+        assert "(unknown: imported)" in part(app, "why")
+        await type_command(app, pilot, 'zap_vma_ptes(vma("[stack]"), vma("[stack]"), 4K)')
+        assert "REFUSED" in part(app, "why") or said(app)

@@ -58,8 +58,8 @@ class Config:
 
     def validate(self) -> None:
         """Raise `VmvizError` naming the first value that makes no machine."""
-        if not 1 << 20 <= self.ram <= 1 << 40 or self.ram & 4095:
-            raise VmvizError(f"mem={self.ram:#x}: RAM is 1M to 1T, in whole pages")
+        if not 1 << 20 <= self.ram <= 1 << 36 or self.ram & 4095:
+            raise VmvizError(f"mem={self.ram:#x}: RAM is 1M to 64G, in whole pages")
         if self.kernel not in KERNELS:
             raise VmvizError(f"kernel {self.kernel!r} is not known; known: {', '.join(KERNELS)}")
         if self.zap_contract not in CONTRACTS:

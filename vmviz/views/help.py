@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from ..kernel.mm.flags import VM_FLAG_TABLE
+from ..kernel.mm.vma import vma_name
 from ..script.functions import FUNCTIONS
 from ..script.outcome import Outcome
 from ..script.values import format_addr
@@ -88,7 +89,7 @@ def under_cursor(scene: Scene, width: int) -> list[Line]:
         return wrap(
             f"{scene.cursor:x} is not mapped by anybody: an access there is SIGSEGV, SEGV_MAPERR.", width
         )
-    lines.append([(" Flags of ", "label"), (vma.name or "this anonymous VMA", "name")])
+    lines.append([(" Flags of ", "label"), (vma_name(scene.mm, vma) or "this anonymous VMA", "name")])
     for flag in VM_FLAG_TABLE.values():
         if vma.vm_flags & flag.mask and flag.code != "??":
             text = textwrap.shorten(flag.meaning, width - 24, placeholder="...")
@@ -149,7 +150,10 @@ def signal_screen(scene: Scene, outcome: Outcome, comm: str, width: int = 74) ->
     ]
     if vma is not None:
         lines.append(
-            [("   VMA      ", "label"), (f"{vma.start:x}-{vma.end:x} {vma.perms} {vma.name}", "text")]
+            [
+                ("   VMA      ", "label"),
+                (f"{vma.start:x}-{vma.end:x} {vma.perms} {vma_name(scene.mm, vma)}", "text"),
+            ]
         )
     lines += [[], *[[("  " + line[0][0], "text")] for line in wrap(f"Why: {outcome.why}.", width - 4)]]
     lines += [[("  " + line[0][0], "dim")] for line in wrap(_SIGNALS.get(s.code, ""), width - 4)]

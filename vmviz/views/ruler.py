@@ -5,6 +5,7 @@ physical address.
 from __future__ import annotations
 
 from ..kernel.arch.paging import PagingMode
+from ..kernel.mm.vma import vma_name
 from .cells import Line, fit, plain
 from .scene import Scene
 from .tree_rows import TABLE_NAMES
@@ -31,7 +32,7 @@ def _name(scene: Scene) -> str:
     if label:
         return label
     vma = scene.mm.vma_at(scene.cursor)
-    return vma.name.rsplit("/", 1)[-1] if vma is not None else ""
+    return vma_name(scene.mm, vma).rsplit("/", 1)[-1] if vma is not None else ""
 
 
 def _walk(scene: Scene) -> tuple[list[int], str, int | str]:

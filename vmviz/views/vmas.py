@@ -9,7 +9,7 @@ import textwrap
 
 from ..kernel.machine import Machine
 from ..kernel.mm.flags import UNKNOWN_CODE, VM_FLAG_TABLE, VM_IO, VM_MIXEDMAP, VM_PFNMAP
-from ..kernel.mm.vma import Vma
+from ..kernel.mm.vma import Vma, vma_name
 from ..script.values import format_size
 from .cells import Cell, Line
 from .scene import Scene
@@ -189,8 +189,9 @@ class VmaView:
         line += [_kind(vma.vm_flags), (" ", "text")]
         count = self._count(vma) if self.wide else ("", "count")
         room = width - sum(len(text) for text, _ in line) - (len(count[0]) + 1 if self.wide else 0)
-        name = short_name(vma.name, room) or short_name("anon" if vma.is_anonymous else "", room)
-        line.append((name, "name" if vma.name else "dim"))
+        given = vma_name(self.scene.mm, vma)
+        name = short_name(given, room) or short_name("anon" if vma.is_anonymous else "", room)
+        line.append((name, "name" if given else "dim"))
         if self.wide:
             line += [(" " * (room + 1 - len(name)), "text"), count]
         return line

@@ -233,13 +233,26 @@ _CONTRACT_NOTE = {
 }
 
 
+_REFUSED_TITLES = {
+    "caller_bug": "THE CALLER'S BUG, not called",
+    "unknown": "NOT KNOWN, nothing changed",
+    "find_vma": "NO SUCH VMA, nothing changed",
+}
+
+
 def _refused(o: Outcome, session: Session, scene: Scene, width: int, height: int) -> Strip:
     assert o.refusal is not None
     r = o.refusal
-    title = "THE CALLER'S BUG, not called" if r.check == "caller_bug" else "REFUSED, nothing changed"
+    title = _REFUSED_TITLES.get(r.check, "REFUSED, nothing changed")
     if not r.checks:
-        lines = paragraphs(width, height - 1, (r.message[0].upper() + r.message[1:] + ".", "text"))
-        keys: Line = [(" Esc", "key"), (" back", "key.text"), ("   e", "key"), (" edit", "key.text")]
+        keys: Line = [(" Esc", "key"), (" back", "key.text")]
+        if o.func.startswith("zap"):
+            keys += [("   e", "key"), (" edit", "key.text")]
+        text = r.message[0].upper() + r.message[1:] + ("" if r.message.endswith(".") else ".")
+        if height < 5:
+            lines = paragraphs(width, height, (text, "text"))
+            return Strip(title, call_text(o), lines, alert=True, footer=keys)
+        lines = paragraphs(width, height - 1, (text, "text"))
         return Strip(title, call_text(o), [*lines, keys], alert=True)
     legal = legal_statement(o, session, scene)
     last: Line = [(" Nearest legal: ", "label"), (legal_text(o, scene) or "none in this VMA", "number")]

@@ -153,6 +153,15 @@ async def test_the_users_future_is_dropped_only_after_saying_so() -> None:
         assert len(session.pending) == 6
 
 
+async def test_a_refused_call_that_was_left_is_no_loss() -> None:
+    async with opened() as (app, pilot):
+        await type_command(app, pilot, "zap_vma_ptes(vma(heap), heap, 4K)")
+        await keys(app, pilot, "escape")
+        await type_command(app, pilot, ZAP)
+        assert len(app.screen_stack) == 1
+        assert results(app) == ["0"]
+
+
 async def test_a_wrong_statement_in_the_past_drops_nothing() -> None:
     async with opened() as (app, pilot):
         await type_command(app, pilot, ZAP)

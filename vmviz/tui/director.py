@@ -140,7 +140,9 @@ class Director:
         none.
         """
         self.session.runner.parse(text, "<console>")
-        return [done for done in self.session.future if done.story is None]
+        mine = [done for done in self.session.future if done.story is None]
+        # A refused call changed nothing: nobody misses it.
+        return [] if all(done.outcome.refusal is not None for done in mine) else mine
 
     def run_next(self) -> Outcome | None:
         """Run the story's next statement, or do the next one again, and begin to play it."""
@@ -246,7 +248,9 @@ class Director:
                 self.cursor = record.address_of(min(offset, record.n - 1))
             return
         current = session.current
-        if current is None or session.at_story_start:
+        if current is None:
+            return
+        if session.at_story_start:
             self._start_cursor()
             return
         o = current.outcome

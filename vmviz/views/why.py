@@ -248,11 +248,11 @@ def _refused(o: Outcome, session: Session, scene: Scene, width: int, height: int
         keys: Line = [(" Esc", "key"), (" back", "key.text")]
         if o.func.startswith("zap"):
             keys += [("   e", "key"), (" edit", "key.text")]
-        text = r.message[0].upper() + r.message[1:] + ("" if r.message.endswith(".") else ".")
+        told = r.message[0].upper() + r.message[1:] + ("" if r.message.endswith(".") else ".")
         if height < 5:
-            lines = paragraphs(width, height, (text, "text"))
+            lines = paragraphs(width, height, (told, "text"))
             return Strip(title, call_text(o), lines, alert=True, footer=keys)
-        lines = paragraphs(width, height - 1, (text, "text"))
+        lines = paragraphs(width, height - 1, (told, "text"))
         return Strip(title, call_text(o), [*lines, keys], alert=True)
     legal = legal_statement(o, session, scene)
     last: Line = [(" Nearest legal: ", "label"), (legal_text(o, scene) or "none in this VMA", "number")]

@@ -225,6 +225,20 @@ class TestRunning:
             s.run(text)
         assert (state(s), s.index, len(s.done)) == before
 
+    @pytest.mark.parametrize("text", ['load("x")', "zap_vma_ptes(1, 2, 3)", "store(a, 4K, vma)"])
+    def test_a_wrong_statement_in_the_past_keeps_the_future(self, text: str) -> None:
+        s = session()
+        for statement in STATEMENTS[:3]:
+            s.run(statement)
+        end = s.machine.digest()
+        s.undo()
+        here = s.machine.digest()
+        with pytest.raises(VmvizError):
+            s.run(text)
+        assert (s.machine.digest(), s.index, len(s.future)) == (here, 2, 1)
+        s.redo()
+        assert (s.machine.digest(), s.index, s.future) == (end, 3, [])
+
     def test_boot_is_taken_back_with_what_follows(self) -> None:
         s = Session()
         s.run("boot(mem=64M, vdso=0)")

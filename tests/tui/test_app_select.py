@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vmviz.tui.app import VmvizApp
+from vmviz.tui.panes.tree import TreePane
 
 from .appkit import (
     BAR,
@@ -34,12 +35,14 @@ def chosen(app: VmvizApp) -> tuple[int, int, int] | None:
 async def test_v_selects_as_in_vim() -> None:
     async with opened() as (app, pilot):
         await keys(app, pilot, "tab", "right", "down")
-        start = app.director.cursor
+        start, tree = app.director.cursor, app.query_one(TreePane)
         await keys(app, pilot, "v")
-        assert chosen(app) == (start, start + 4 * K, start)
+        assert chosen(app) == (start, tree.row_end(), start), (
+            "the row under the cursor, whatever it stands for"
+        )
         await keys(app, pilot, "down", "down")
-        far = app.director.cursor
-        assert chosen(app) == (start, far + 4 * K, start)
+        assert chosen(app) == (start, tree.row_end(), start)
+        assert tree.row_end() > app.director.cursor > start
         await keys(app, pilot, "v", "down")
         assert chosen(app) is None, "after the second v a move is a move"
 
@@ -74,7 +77,7 @@ async def test_a_selection_upwards_means_the_vma_where_it_began() -> None:
         await keys(app, pilot, "shift+up", "shift+up")
         selection = chosen(app)
         assert selection is not None
-        assert selection == (HEAP, FB + 4 * K, FB)
+        assert selection == (HEAP, FB + 8 * M, FB)
         await keys(app, pilot, "z")
         shown = words(app)
         assert "vma fb" in shown
@@ -85,7 +88,15 @@ async def test_a_selection_upwards_means_the_vma_where_it_began() -> None:
 async def test_shift_in_the_page_table_pane() -> None:
     async with opened() as (app, pilot):
         await keys(app, pilot, "tab", "shift+down")
-        assert chosen(app) == (FB, FB + 2 * M + 4 * K, FB)
+        assert chosen(app) == (FB, FB + 4 * M, FB)
+
+
+async def test_a_row_of_the_list_is_its_whole_vma() -> None:
+    async with opened() as (app, pilot):
+        await keys(app, pilot, "v", "v")
+        assert chosen(app) == (FB, FB + 8 * M, FB)
+        await keys(app, pilot, "escape", "shift+down")
+        assert chosen(app) == (FB, FB + 8 * M + 4 * K, FB), "of a gap, one page"
 
 
 async def test_the_whole_vma_and_esc() -> None:
@@ -116,7 +127,7 @@ async def test_the_mouse_clicks_drags_and_shift_clicks(size: tuple[int, int]) ->
         heap, bar = await row_of(app, "[heap]", 0, 40), await row_of(app, "resource0", 0, 40)
         await pilot.click(offset=(10, bar), shift=True)
         await pilot.pause()
-        assert chosen(app) == (HEAP, BAR + 4 * K, HEAP)
+        assert chosen(app) == (HEAP, BAR + 64 * K, HEAP)
         await pilot.click(offset=(10, await row_of(app, "/dev/fb0", 0, 40)))
         await pilot.pause()
         assert chosen(app) is None

@@ -91,6 +91,10 @@ class Runner:
         if self._rebooted:
             self.machine, self._rebooted = Machine(self._config), False
 
+    def reboot(self, machine: Machine) -> None:
+        """Go back to a machine that `unboot` forgot."""
+        self.machine, self._rebooted = machine, True
+
     def parse(self, text: str, filename: str = "<script>") -> Script:
         """Parse a whole script and check its names before anything runs; raises `ScriptError`."""
         script = parse(text, filename=filename, known=KNOWN)

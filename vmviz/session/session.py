@@ -13,7 +13,7 @@ import attrs
 from ..kernel.errors import VmvizError
 from ..kernel.machine import Machine
 from ..kernel.mm.vma import Vma
-from ..kernel.trace.journal import Position
+from ..kernel.trace.journal import Position, Record
 from ..script.nodes import Script, Statement
 from ..script.outcome import Outcome
 from ..script.runner import Runner
@@ -249,17 +249,32 @@ class Session:
             raise InsideStatement(message)
 
     def _run(self, statement: Statement, source: str, filename: str, story: Pending | None) -> Outcome:
+        kept = self._future_to_keep()
         dropped = self.drop_future()
         names = dict(self.runner.names)
         if not self.done:
             self._first_names = names
         try:
             outcome = self.runner.run(statement, source, filename)
-        finally:
-            self.pending[:0] = dropped
+        except BaseException:
+            self._bring_back(*kept)  # a statement that makes no sense has not happened: the future stays
+            raise
+        self.pending[:0] = dropped
         self.done.append(Done(statement, outcome, names, dict(self.runner.names), story))
         self.index = len(self.done)
         return outcome
+
+    def _future_to_keep(self) -> tuple[list[Done], list[Record], Machine]:
+        return self.done[self.index :], self.machine.journal.records[self.position[0] :], self.machine
+
+    def _bring_back(self, future: list[Done], records: list[Record], machine: Machine) -> None:
+        if not future:
+            return
+        if self.machine is not machine:
+            self.runner.reboot(machine)
+        machine.journal.resume(records)
+        self.done += future
+        self.runner.count = len(self.done)
 
     def drop_future(self) -> list[Pending]:
         """Forget the statements after the position; returns those of them that belong to the story."""

@@ -22,20 +22,18 @@ ZAPS = ("zap_vma_ptes", "zap_special_vma_range")
 
 @attrs.define
 class Selection:
-    """The user's selection, as addresses: where it began (its VMA is the one meant) and the far end, a
-    page's start.
-    """
+    """The user's selection: the row where it began (its VMA is the one meant) and the row of its far end."""
 
     anchor: int
+    anchor_end: int
     far: int
-    far_end: int = 0
+    far_end: int
 
     @property
     def range(self) -> Range:
         """The selection as a range of whole pages."""
         low = min(self.anchor, self.far) & -PAGE
-        high = max(self.anchor & -PAGE, self.far & -PAGE) + PAGE
-        return Range(low, max(high, self.far_end), self.anchor)
+        return Range(low, max(self.anchor_end, self.far_end), self.anchor)
 
 
 class Director:
@@ -45,6 +43,7 @@ class Director:
         self.session = session
         self.player = Player()
         self.cursor = 0
+        self.row_end = 0  # where the row under the cursor ends, 0: with the page
         self.pfn = -1
         self.selection: Selection | None = None
         self.selecting = False
@@ -95,23 +94,25 @@ class Director:
 
     # -- selecting
 
-    def choose(self, address: int, extend: bool) -> None:
-        """The cursor goes to an address; the selection follows when it is being made."""
+    def choose(self, address: int, extend: bool, end: int = 0, origin_end: int = 0) -> None:
+        """The cursor goes to an address, on a row that ends at ``end``; a selection that is being made follows."""
         self.pfn = -1
-        old, self.cursor = self.cursor, address
+        old, old_end = self.cursor, origin_end or self.row_end
+        self.cursor, self.row_end = address, end
         if extend or self.selecting:
             if self.selection is None:
-                self.selection = Selection(old, address)
+                self.selection = Selection(old, old_end or page_end(old), old, 0)
             self.selection.far = address
-            self.selection.far_end = 0
+            self.selection.far_end = end or page_end(address)
         else:
             self.selection = None
 
-    def toggle_selecting(self) -> None:
-        """Begin a selection at the cursor, or end its making and keep it."""
+    def toggle_selecting(self, end: int = 0) -> None:
+        """Begin a selection with the row under the cursor, which ends at ``end``, or end its making and keep it."""
         self.selecting = not self.selecting
         if self.selecting:
-            self.selection = Selection(self.cursor, self.cursor)
+            end = end or page_end(self.cursor)
+            self.selection = Selection(self.cursor, end, self.cursor, end)
 
     def clear_selection(self) -> bool:
         """Drop the selection; returns whether there was one."""
@@ -123,7 +124,7 @@ class Director:
         """Select the whole VMA under the cursor."""
         vma = self.session.machine.mm.vma_at(self.cursor)
         if vma is not None:
-            self.selection = Selection(vma.start, vma.end - PAGE)
+            self.selection = Selection(vma.start, vma.end, vma.start, vma.end)
             self.selecting = False
 
     # -- running and moving in time
@@ -219,9 +220,9 @@ class Director:
         self.player.pause()
         self.clear_selection()
         before = self.session.position, self.session.index
+        if count < 0 and self.session.index == self.session.setup and self.session.inside is None:
+            return False  # the set-up is looked at from the log
         if what == "statement":
-            if count < 0 and self.session.index <= self.session.setup and self.session.inside is None:
-                return False
             self.session.undo() if count < 0 else self.session.redo()
         elif what == "step":
             self.session.step(count)
@@ -240,7 +241,7 @@ class Director:
     def follow(self) -> None:
         """Put the cursor where the change is."""
         session = self.session
-        self.pfn = -1
+        self.pfn, self.row_end = -1, 0
         rec, offset = session.position
         if offset:
             record = session.machine.journal.records[rec]
@@ -287,6 +288,11 @@ class Director:
         scene = self.scene()
         label = scene.label(self.cursor).replace("+", " + ")
         return f"{func}({label or f'{self.cursor:#x}'})"
+
+
+def page_end(address: int) -> int:
+    """The end of the page that holds an address."""
+    return (address & -PAGE) + PAGE
 
 
 def statement_range(session: Session, done: Done) -> Range | None:

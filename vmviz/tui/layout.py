@@ -16,6 +16,7 @@ from textual.layout import ArrangeResult, Layout, WidgetPlacement
 from textual.widget import Widget
 
 WIDE_COLUMNS = 100
+PANES = ("vmas", "tree", "frames", "log")
 Regions = dict[str, tuple[int, int, int, int]]
 
 

@@ -234,6 +234,13 @@ class Journal:
         del self.records[rec:]
         self._at = None
 
+    def resume(self, records: list[Record]) -> None:
+        """Take dropped records back as the future; the position, which must be the end, stays where it is."""
+        if records:
+            here = self.end
+            self.records.extend(records)
+            self._at = here
+
     # -- looking
 
     def between(self, a: Position, b: Position) -> Iterator[tuple[Record, int, int]]:

@@ -74,16 +74,22 @@ class TreePane(LineGrid):
         before = self.cursor
         super()._step(start, step)
         if self.view is not None and self.cursor != before:
-            self._go(self.view.key_of(self.cursor), self._extending)
+            self._go(self.view.key_of(self.cursor), self._extending, self.row_end(before))
 
-    def _go(self, key: Key | None, extend: bool = False) -> None:
+    def row_end(self, row: int | None = None) -> int:
+        """Where a row of at most one table ends (the cursor's, if not said); 0 for larger ones: one page is meant."""
+        where = self.view.range_of(self.cursor if row is None else row) if self.view else None
+        return where[1] if where is not None and where[1] - where[0] <= 1 << 21 else 0
+
+    def _go(self, key: Key | None, extend: bool = False, origin_end: int = 0) -> None:
         """Stand on a node: the address is for the app, which of several rows at that address is ours."""
         if key is None or self.view is None:
             return
         self.folds.focus = key
         if key[1] == self.view.scene.cursor:
             self.show(self.view.scene, self._layout)
-        self.post_message(AddressChosen(key[1], extend))
+        end = key[2] if key[2] - key[1] <= 1 << 21 else 0
+        self.post_message(AddressChosen(key[1], extend, end, origin_end))
 
     def action_extend(self, step: int) -> None:
         """Move the cursor a row and take the range along."""

@@ -48,7 +48,7 @@ class VmaPane(ViewPane):
         before = self.cursor
         super()._step(start, step)
         if self.cursor != before:
-            self._choose(self.cursor, self._extending)
+            self._choose(self.cursor, self._extending, before)
 
     def action_extend(self, move: str) -> None:
         """Move the cursor and take the end of the range along."""
@@ -64,7 +64,16 @@ class VmaPane(ViewPane):
     def on_line_grid_row_dragged(self, event: LineGrid.RowDragged) -> None:
         self._choose(event.row, True)
 
-    def _choose(self, row: int, extend: bool) -> None:
+    def _choose(self, row: int, extend: bool, origin: int | None = None) -> None:
         address = self.view.address_of(row) if self.view else None
         if address is not None:
-            self.post_message(AddressChosen(address, extend))
+            left = self.row_end(origin) if origin is not None else 0
+            self.post_message(AddressChosen(address, extend, self.row_end(row), left))
+
+    def row_end(self, row: int | None = None) -> int:
+        """Where a VMA's row ends (the cursor's, if not said); 0 for a gap, of which one page is meant."""
+        row = self.cursor if row is None else row
+        where = self.view.range_of(row) if self.view and row < self.row_count() else None
+        if where is None or self._scene is None or self._scene.mm.vma_at(where[0]) is None:
+            return 0
+        return where[1]

@@ -217,7 +217,7 @@ async def test_cut_pages_are_offered_whole_and_not_run() -> None:
         await keys(app, pilot, "z")
         await fill(app, pilot, address="fb + 4608", size="11K")
         shown = words(app)
-        assert "the start and the end cut a page" in shown
+        assert "from +200 of this page" in shown
         assert "this is not run" in shown
         assert "outwards: fb+4K, 12K (3 PTEs)" in shown
         assert "inwards: fb+8K, 4K (1 PTE)" in shown

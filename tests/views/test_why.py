@@ -7,7 +7,9 @@ import pytest
 from vmviz.session.story import story_session
 from vmviz.tui.director import Director
 from vmviz.views.cells import plain, width
-from vmviz.views.why import Strip, call_text, paragraphs, plural, whole, why, zap_statement
+from vmviz.views.refusal import zap_statement
+from vmviz.views.strip import Strip, call_text, paragraphs, plural, whole
+from vmviz.views.why import why
 
 SMALL, WIDE = (80, 3), (63, 9)
 

@@ -18,7 +18,8 @@ from ..script.functions import FUNCTIONS
 from ..script.names import CONSTANTS
 from ..session import Session
 from ..views.status import status_line
-from ..views.why import call_text, why
+from ..views.strip import call_text
+from ..views.why import why
 from .asking import Asking
 from .command import CommandLine
 from .commands import Actions

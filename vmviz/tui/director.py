@@ -12,9 +12,9 @@ from ..kernel.trace.bulk import Bulk
 from ..kernel.trace.journal import Enter
 from ..script.outcome import Outcome
 from ..session import Done, Player, Session
+from ..views.refusal import zap_statement
 from ..views.scene import Range, Scene
 from ..views.trail import Trail
-from ..views.why import zap_statement
 
 PAGE = 4096
 ZAPS = ("zap_vma_ptes", "zap_special_vma_range")

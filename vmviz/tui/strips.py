@@ -10,13 +10,44 @@ from textual.strip import Strip as TextStrip
 from textual.widget import Widget
 
 from ..views.cells import Line, fit, width
-from ..views.why import Strip
+from ..views.strip import Strip
 from .keymap import bar, gap
 from .styles import StyleBook, book_for, line_segments, rule_line
 
+_KEY_NAMES = {
+    "Enter": "enter",
+    "Esc": "escape",
+    "Tab": "tab",
+    "?": "question_mark",
+    ",": "comma",
+    ".": "full_stop",
+}
+
+
+def key_at(line: Line, x: int) -> str | None:
+    """The key, by Textual's name, that a click on column ``x`` stands for: on a key or on the words behind it.
+
+    >>> key_at([(" ^o", "key"), (" outwards", "key.text"), ("  ", "text")], 5)
+    'ctrl+o'
+    """
+    at, key = 0, None
+    for text, role in line:
+        if role == "key":
+            key = text.strip()
+        elif role != "key.text":
+            key = None
+        at += len(text)
+        if x < at:
+            break
+    else:
+        return None
+    if not key:
+        return None
+    return f"ctrl+{key[1:]}" if key.startswith("^") else _KEY_NAMES.get(key, key)
+
 
 class LineStrip(Widget):
-    """A widget that shows the lines it was given last; repaints only when they differ."""
+    """A widget that shows the lines it was given last; repaints only when they differ.  Keys in them can be clicked."""
 
     DEFAULT_CSS = "LineStrip { height: 1; background: $background; }"
     ALLOW_SELECT = False

@@ -8,7 +8,7 @@ from ..script.nodes import unparse
 from ..script.outcome import Outcome
 from ..session.session import Session
 from .cells import Line, fit
-from .why import call_text
+from .strip import call_text
 
 
 @attrs.frozen

@@ -1,17 +1,13 @@
 """The why strip: what has just happened and for which reason, in the kernel's order and in our words.
 
-One function for each kind of moment; each gives the lines for the room there is: three at 80 columns, nine
-and more
+One function for each kind of moment; each gives the lines for the room there is: three at 80 columns, nine and more
 at 120.
 """
 
 from __future__ import annotations
 
-import textwrap
-
 import attrs
 
-from ..kernel.errors import CheckResult
 from ..kernel.trace.bulk import Bulk
 from ..kernel.trace.explain import explain
 from ..kernel.trace.journal import Check, Enter, Event, Leave, Record
@@ -21,25 +17,9 @@ from ..session.session import Done, Session
 from .calltree import calls_between, tree_lines
 from .cells import Line
 from .cells import width as line_width
+from .refusal import refused
 from .scene import Scene
-
-
-@attrs.frozen
-class Strip:
-    """What the strip shows: its title, what stands at the right of the title, its lines, whether it wants
-    attention.
-
-    ``legal`` is the statement that Enter would run instead of a refused one, "" when there is none.
-    ``footer`` takes
-    the ruler's place where there is no room for it in the strip.
-    """
-
-    title: str
-    right: str
-    lines: list[Line]
-    alert: bool = False
-    legal: str = ""
-    footer: Line | None = None
+from .strip import Strip, call_text, paragraphs, plural
 
 
 def why(session: Session, scene: Scene, width: int, height: int, *, playing: bool = False) -> Strip:
@@ -54,7 +34,7 @@ def why(session: Session, scene: Scene, width: int, height: int, *, playing: boo
     if o.signal is not None:
         return _signal(o, scene, width, height)
     if o.refusal is not None:
-        return _refused(o, session, scene, width, height)
+        return refused(o, session, scene, width, height)
     if o.errno is not None:
         lines = paragraphs(width, height, (f"The call failed with {o.errno}: {o.why}.", "text"))
         return Strip(f"{o.result}: {o.errno}", call_text(o), lines, alert=True)
@@ -63,47 +43,6 @@ def why(session: Session, scene: Scene, width: int, height: int, *, playing: boo
     if o.func.startswith("zap") or o.func == "munmap":
         return _done(o, session, scene, width, height)
     return _plain(current, width, height)
-
-
-def call_text(o: Outcome) -> str:
-    """The statement without its expectation, with its result.
-
-    >>> call_text(Outcome(0, 1, "munmap(fb, 4K)   = 0", ret=0))
-    'munmap(fb, 4K) = 0'
-    """
-    text = " ".join(o.text.split())
-    cut = text.rfind(") =")
-    return f"{text[: cut + 1] if cut >= 0 else text} = {o.result}"
-
-
-def paragraphs(width: int, height: int, *parts: tuple[str, str]) -> list[Line]:
-    """Texts with their roles, wrapped to the width, one blank column at the left; cut to the height."""
-    lines: list[Line] = []
-    for text, role in parts:
-        if not text:
-            lines.append([])
-            continue
-        lines += [[(" " + row, role)] for row in textwrap.wrap(text, max(8, width - 2))]
-    return lines[:height]
-
-
-def whole(width: int, height: int, *parts: tuple[str, str]) -> list[Line]:
-    """As `paragraphs`, but a text behind the first that does not fit wholly is left out."""
-    lines: list[Line] = []
-    for part in parts:
-        more = paragraphs(width, 1000, part)
-        if not lines or len(lines) + len(more) <= height:
-            lines += more
-    return lines[:height]
-
-
-def plural(n: int, word: str) -> str:
-    """A count with its word.
-
-    >>> plural(1, "PTE"), plural(0, "PTE")
-    ('1 PTE', '0 PTEs')
-    """
-    return f"{n} {word}{'' if n == 1 else 's'}"
 
 
 def _opening(session: Session, width: int, height: int) -> Strip:
@@ -203,115 +142,6 @@ def _sentence(scene: Scene, record: Record | None, offset: int, func: str) -> st
 
 
 # -- after a statement
-
-
-def check_lines(checks: tuple[CheckResult, ...], width: int) -> list[Line]:
-    """The checks in the kernel's order, with the values compared; one not reached says what it would give."""
-    lines: list[Line] = []
-    shown = [c.compared if c.reached or c.name == "range_in_vma" else "" for c in checks]
-    first = max((len(c.expression) for c in checks), default=0)
-    second = max(map(len, shown), default=0)
-    gap = max(1, min(2, (width - first - second - 7) // 2))
-    for i, (c, compared) in enumerate(zip(checks, shown, strict=True), 1):
-        word = "pass" if c.passed else "FAIL"
-        role = "pass" if c.passed else "fail"
-        if not c.reached:
-            word, role = f"not reached, would {'pass' if c.passed else 'fail'}", "skip"
-        line: Line = [(f" {i} {c.expression:<{first + gap}}", "label")]
-        if compared:
-            line.append((f"{compared:<{second + gap}}", "number"))
-        if c.note and not c.passed and line_width(line) + len(word) + 1 + len(c.note) <= width:
-            word = f"{word} {c.note}"
-        lines.append([*line, (word, role)])
-    return lines
-
-
-_CONTRACT_NOTE = {
-    "int": "From 4.18 on it is void: does nothing and says nothing.",
-    "void": "The call is void (4.18 to 7.0): the caller hears nothing of this. Up to 4.17 it returned -1.",
-    "special": "zap_special_vma_range (7.1) is void: the caller hears nothing of this. Up to 4.17 it was -1.",
-}
-
-
-_REFUSED_TITLES = {
-    "caller_bug": "THE CALLER'S BUG, not called",
-    "unknown": "NOT KNOWN, nothing changed",
-    "find_vma": "NO SUCH VMA, nothing changed",
-}
-
-
-def _refused(o: Outcome, session: Session, scene: Scene, width: int, height: int) -> Strip:
-    assert o.refusal is not None
-    r = o.refusal
-    title = _REFUSED_TITLES.get(r.check, "REFUSED, nothing changed")
-    if not r.checks:
-        keys: Line = [(" Esc", "key"), (" back", "key.text")]
-        if o.func.startswith("zap"):
-            keys += [("   e", "key"), (" edit", "key.text")]
-        told = r.message[0].upper() + r.message[1:] + ("" if r.message.endswith(".") else ".")
-        if height < 5:
-            lines = paragraphs(width, height, (told, "text"))
-            return Strip(title, call_text(o), lines, alert=True, footer=keys)
-        lines = paragraphs(width, height - 1, (told, "text"))
-        return Strip(title, call_text(o), [*lines, keys], alert=True)
-    legal = legal_statement(o, session, scene)
-    last: Line = [(" Nearest legal: ", "label"), (legal_text(o, scene) or "none in this VMA", "number")]
-    if legal:
-        last += [("    Enter", "key"), (" run it", "key.text"), ("   e", "key"), (" edit", "key.text")]
-    last += [("   Esc", "key"), (" back", "key.text")]
-    checks = check_lines(r.checks, width)
-    if height < 5:
-        return Strip(title, call_text(o), checks[:height], True, legal, last)
-    message = f"{r.message[0].upper()}{r.message[1:]}."
-    if r.legal is not None:
-        message += " The call never clamps: all or nothing."
-    note = _CONTRACT_NOTE[session.machine.sys.zap_contract]
-    head: list[Line] = [[(" " + call_text(o), "call")]] if height >= 9 else []
-    room = height - len(head) - len(checks) - 1
-    text = whole(width, room, (message, "text"), (note, "dim"))
-    blank: list[Line] = [[]] if len(text) < room else []
-    return Strip(
-        title, "" if head else call_text(o), [*head, *checks, *blank, *text, last][:height], True, legal
-    )
-
-
-def legal_text(o: Outcome, scene: Scene) -> str:
-    """The nearest legal range in words: where, and how much."""
-    legal = o.refusal.legal if o.refusal else None
-    if legal is None:
-        return ""
-    where = scene.label(legal.address) or format_addr(legal.address)
-    return f"{where}, {format_size(legal.size, exact=True)}"
-
-
-def legal_statement(o: Outcome, session: Session, scene: Scene) -> str:
-    """The statement that would be accepted instead of a refused one, as the user would type it."""
-    legal = o.refusal.legal if o.refusal else None
-    if legal is None or not o.func.startswith("zap"):
-        return ""
-    vma = session.machine.mm.vma_at(legal.address)
-    if vma is None:
-        return ""
-    return zap_statement(scene, o.func, legal.address, legal.size)
-
-
-SPECIAL_NAMES = ("[heap]", "[stack]", "[vvar]", "[vdso]")
-"""Names that a process has once, so that they say which VMA is meant."""
-
-
-def zap_statement(scene: Scene, func: str, address: int, size: int, vma_address: int | None = None) -> str:
-    """A call of the zap as a statement, with labels where there are any."""
-
-    def text(va: int) -> str:
-        return scene.label(va).replace("+", " + ") or format_addr(va)
-
-    vma = scene.mm.vma_at(address if vma_address is None else vma_address)
-    start = vma.start if vma is not None else address
-    which = text(start)
-    if vma is not None and which.startswith("0x") and vma.name in SPECIAL_NAMES:
-        which = f'"{vma.name}"'
-    amount = format_size(size, exact=True) if size < 1 << 63 else format_addr(size)
-    return f"{func}(vma({which}), {text(address)}, {amount})"
 
 
 def _nothing(o: Outcome, scene: Scene, width: int, height: int) -> Strip:

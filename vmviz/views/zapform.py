@@ -8,13 +8,14 @@ import attrs
 
 from ..kernel.errors import CheckResult, VmvizError
 from ..kernel.mm.memory.zap import find_danger, judge, nearest_legal
-from ..kernel.mm.vma import Vma
+from ..kernel.mm.vma import Vma, vma_name
 from ..script.errors import ScriptError
 from ..script.runner import Runner
 from ..script.values import format_addr, format_size
 from .cells import Line
+from .refusal import check_lines, zap_statement
 from .scene import Range, Scene
-from .why import check_lines, plural, zap_statement
+from .strip import plural
 
 WRAP = (1 << 64) - 1
 FIELDS = ("vma", "address", "size")
@@ -152,11 +153,10 @@ def lines(scene: Scene, state: FormState, width: int) -> list[Line]:
         return out
     assert state.vma is not None
     out += check_lines(state.checks, width)
-    end = (state.address + state.size) & WRAP
-    out.append([(f" ends at {end:x}", "dim"), (f"   {_pages(state)}", "dim")])
+    if state.address + state.size > WRAP:
+        out.append([(f" {_pages(state)}", "warn")])
     if state.outwards:
-        cut = [w for w, a in (("start", state.address), ("end", end)) if a & 4095]
-        out[-1].append((f"   the {' and the '.join(cut)} cut{'s' if len(cut) == 1 else ''} a page", "warn"))
+        out += _cut_lines(scene, state)
         if state.danger:
             role, text = (
                 "fail",
@@ -173,6 +173,46 @@ def lines(scene: Scene, state: FormState, width: int) -> list[Line]:
         out.append([(" " + state.danger, "fail")])
     if state.legal:
         out.append([(" ^l", "key"), (f" nearest legal: {state.legal}", "key.text")])
+    return out
+
+
+def field_info(scene: Scene, state: FormState, field: str) -> Line:
+    """What the text of a field comes to, beside it."""
+    if field in state.errors:
+        return [("not understood", "fail")]
+    if field == "vma":
+        if state.vma is None:
+            return []
+        v = state.vma
+        kind = (" PF", "flag.pf") if v.is_pfnmap else ("", "text")
+        return [(f"{v.start:x}..{v.end:x} {v.perms}", "addr"), kind, (f" {vma_name(scene.mm, v)}", "name")]
+    if state.errors:
+        return []
+    if field == "address":
+        return [(f"{state.address:x}", "addr"), (f"  {scene.label(state.address)}", "name")]
+    end = (state.address + state.size) & WRAP
+    return [(f"{state.size:x}", "number"), (f"  {_pages(state)}, ends at {end:x}", "dim")]
+
+
+def _cut_lines(scene: Scene, state: FormState) -> list[Line]:
+    """The pages that the range cuts, with what of each it holds; drawn as the panes draw it."""
+    end = (state.address + state.size) & WRAP
+    out: list[Line] = []
+    for mark, at, word in (("▄", state.address, "from"), ("▀", end, "up to")):
+        if at & 4095:
+            page = at & -4096
+            slot = f"{page >> 21 & 511:03x}.{page >> 12 & 511:03x}"
+            entry = scene.machine.arena.lookup(scene.mm.pgd, page)
+            there = entry >= 0 and scene.machine.arena.flat[entry]
+            out.append(
+                [
+                    (f" {mark} ", "mark.range"),
+                    (slot, "table"),
+                    ("  " if there else "  empty  ", "dim"),
+                    (f"{word} +{at & 4095:x}", "number"),
+                    (" of this page", "dim"),
+                ]
+            )
     return out
 
 

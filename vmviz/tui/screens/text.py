@@ -11,6 +11,7 @@ from textual.containers import Vertical
 
 from ...views.cells import Line, plain
 from ..linegrid import LineGrid
+from ..strips import key_at
 from .base import Overlay
 
 WIDTH = 78
@@ -56,6 +57,12 @@ class TextGrid(LineGrid):
         self.lines = [part for line in self.source for part in soft_wrap(line, columns)]
         self.touch_all()
         return len(self.lines)
+
+    def on_line_grid_row_pressed(self, event: LineGrid.RowPressed) -> None:
+        """A click on a key is as good as pressing it."""
+        key = key_at(self.lines[event.row], event.column)
+        if key is not None:
+            self.app.simulate_key(key)
 
     def row_count(self) -> int:
         return len(self.lines)

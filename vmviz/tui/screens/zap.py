@@ -14,7 +14,7 @@ from textual.widgets import Input
 
 from ...script.values import format_addr, format_size
 from ...views.cells import Line
-from ...views.zapform import FIELDS, FormState, lines, read
+from ...views.zapform import FIELDS, FormState, field_info, lines, read
 from ..director import Director
 from ..strips import LineStrip
 from ..styles import rule_line
@@ -48,7 +48,9 @@ class ZapForm(Overlay[str]):
     ZapForm { align: left bottom; overflow: hidden; scrollbar-size: 0 0; }
     ZapForm > Vertical { height: auto; width: 100%; background: $background; }
     ZapForm Horizontal { height: 1; }
-    ZapForm .below { height: 7; }
+    ZapForm .below { height: 8; }
+    ZapForm Field { width: 30; }
+    ZapForm .info { width: 1fr; }
     ZapForm .label { width: 10; height: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -77,6 +79,7 @@ class ZapForm(Overlay[str]):
                 with Horizontal():
                     yield LineStrip(id=f"label-{field}").add_class("label")
                     yield Field(field, self.values[field])
+                    yield LineStrip(id=f"info-{field}").add_class("info")
             yield LineStrip(id="form-below").add_class("below")
             yield LineStrip(id="form-keys")
 
@@ -104,6 +107,9 @@ class ZapForm(Overlay[str]):
         self.query_one("#form-title", LineStrip).show_lines(
             lambda w, _h: [rule_line(w, title, right[: max(0, w - len(title) - 8)], alert=True)]
         )
+        for field in FIELDS:
+            info = field_info(scene, state, field)
+            self.query_one(f"#info-{field}", LineStrip).show_lines(lambda _w, _h, info=info: [info])  # type: ignore[misc]
         self.query_one("#form-below", LineStrip).show_lines(lambda w, h: lines(scene, state, w)[:h])
         keys: Line = [(" Tab", "key"), (" next field", "key.text")]
         if state.runnable:

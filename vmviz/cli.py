@@ -58,8 +58,7 @@ class _Group(click.Group):
 def main(ctx: click.Context, theme: str | None, ascii_: bool | None) -> None:
     """See virtual memory: an address space, its page tables and frames, live.
 
-    Without a command the app opens on the built-in story: `n` runs its next statement, `z` zaps a range of
-    your own.
+    Without a command the app opens on the built-in story: `n` runs its next statement, `z` zaps a range of your own.
     """
     ctx.obj = {"theme": theme, "ascii": ascii_}
     if ctx.invoked_subcommand is None:
@@ -212,8 +211,7 @@ def run(
 ) -> None:
     """Run SCRIPT (a file, a bundled example, or - for standard input) without the app; print what happened.
 
-    Exit status: 0 all well, 1 an expectation failed (with --check), 2 the script or the command line is
-    wrong.
+    Exit status: 0 all well, 1 an expectation failed (with --check), 2 the script or the command line is wrong.
     """
     from .script.errors import ScriptError
     from .script.report import Report

@@ -226,8 +226,7 @@ class PageColumns:
     """Every present or swapped page, in address order.
 
     ``entry`` is the raw pagemap word; ``pfn`` is 0 for a swapped page and where PFNs are hidden; ``flags``
-    are kpageflags (0 for a row without a PFN) and ``count`` is kpagecount, each None if
-    not readable.
+    are kpageflags (0 for a row without a PFN) and ``count`` is kpagecount, each None if not readable.
     """
 
     vpn: U64 = attrs.field(converter=column, eq=_ARRAY_EQ, factory=_empty)

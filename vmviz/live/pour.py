@@ -100,8 +100,7 @@ class SortedPages:
     the shared zero page; ``raw``: a bare frame number (kpageflags NOPAGE); else swapped.  ``number`` is the
     frame number used in the simulator (0 for a swapped row).  ``frames`` are the distinct numbers of
     counted rows, ``first`` the row that showed each first, ``of_row`` the ordinal in ``frames`` of each
-    counted row, ``seen`` how many rows map it, ``anon`` whether it is anonymous.  ``hidden``: the numbers
-    are our own.
+    counted row, ``seen`` how many rows map it, ``anon`` whether it is anonymous.  ``hidden``: the numbers are our own.
     """
 
     vma: Ints

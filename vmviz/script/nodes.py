@@ -60,8 +60,7 @@ class Name(Node):
 class String(Node):
     """A string with its escapes resolved.
 
-    Bytes that are not UTF-8 are lone surrogates, as `os.fsdecode` gives them.  ``truncated`` marks
-    ``"abc"...``.
+    Bytes that are not UTF-8 are lone surrogates, as `os.fsdecode` gives them.  ``truncated`` marks ``"abc"...``.
     """
 
     value: str

@@ -28,8 +28,7 @@ class Outcome:
     ``ret`` is an int, or None where nothing is returned; ``address`` says that it is an address.  ``verdict``
     is 0 or -1 for a zap under every contract.  ``why`` explains an error, a refusal, a signal, or a zap that
     did nothing.  ``data`` is what a load has read; of a long one it is ``page_bytes``, the first byte of each
-    page.
-    ``expected`` is None where no value was expected, else whether it came.
+    page.  ``expected`` is None where no value was expected, else whether it came.
     """
 
     i: int

@@ -28,8 +28,7 @@ def weight(record: Record) -> int:
 class StepIndex:
     """The steps of the records from ``start`` to ``end`` (positions at statement borders), by number.
 
-    Step ``k`` (1 to ``total``) is done at ``position_at(k)``; ``position_at(0)`` is the start, the last one
-    the end.
+    Step ``k`` (1 to ``total``) is done at ``position_at(k)``; ``position_at(0)`` is the start, the last one the end.
     """
 
     def __init__(self, journal: Journal, start: Position, end: Position) -> None:

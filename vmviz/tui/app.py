@@ -1,6 +1,4 @@
-"""The app: composes the main screen, turns keys and mouse into the director's calls, shows the scene after
-each.
-"""
+"""The app: composes the main screen, turns keys and mouse into the director's calls, shows the scene after each."""
 
 from __future__ import annotations
 

@@ -69,8 +69,7 @@ class Asking(App[None]):
     def run_statement(self, text: str, then: Callable[[], None] | None = None) -> None:
         """Run a statement of the user's, and call ``then`` when it was one.
 
-        Asks first when the position stands inside another one, and when statements of the user's would be
-        dropped.
+        Asks first when the position stands inside another one, and when statements of the user's would be dropped.
         """
         session = self.director.session
 
@@ -120,9 +119,7 @@ class Asking(App[None]):
         self.push_screen(ZapForm(self.director, zapform.initial(scene), preview), close)
 
     def _at_border(self, go: Callable[[], None]) -> None:
-        """Call ``go`` where a statement can begin: from inside one, ask whether to finish it or to take it
-        back.
-        """
+        """Call ``go`` where a statement can begin: from inside one, ask whether to finish it or to take it back."""
         inside = self.director.session.inside
         if inside is None:
             go()

@@ -16,8 +16,7 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z_0-9]*$")
 
 
 def completion(text: str, words: Iterable[str], history: Iterable[str]) -> str | None:
-    """What the text may become: the latest statement of the history that begins so, else its last word
-    completed.
+    """What the text may become: the latest statement of the history that begins so, else its last word completed.
 
     >>> completion("zap_v", ["zap_vma_ptes("], [])
     'zap_vma_ptes('
@@ -48,9 +47,7 @@ class _Completer(Suggester):
 
 
 class CommandLine(Input):
-    """One line for a statement; up and down walk the history, right or tab takes the completion, Esc
-    leaves.
-    """
+    """One line for a statement; up and down walk the history, right or tab takes the completion, Esc leaves."""
 
     DEFAULT_CSS = """
     CommandLine, CommandLine:focus {

@@ -137,9 +137,7 @@ class Director:
         return outcome
 
     def lost_by(self, text: str) -> list[Done]:
-        """The user's own statements that running ``text`` here would drop.  Raises `ScriptError` when it is
-        none.
-        """
+        """The user's own statements that running ``text`` here would drop.  Raises `ScriptError` when it is none."""
         self.session.runner.parse(text, "<console>")
         mine = [done for done in self.session.future if done.story is None]
         # A refused call changed nothing: nobody misses it.
@@ -185,9 +183,7 @@ class Director:
         self.follow()
 
     def play_or_pause(self) -> None:
-        """Pause, or play on: the statement inside which the position stands, else the next that was taken
-        back.
-        """
+        """Pause, or play on: the statement inside which the position stands, else the next that was taken back."""
         if self.player.playing:
             self.player.pause()
             return
@@ -214,9 +210,7 @@ class Director:
         return True
 
     def move(self, what: str, count: int) -> bool:
-        """Move in time by "step", "call", "function" or "statement"; returns whether there was anything to
-        move over.
-        """
+        """Move in time by "step", "call", "function" or "statement"; returns whether there was anything to move over."""
         self.player.pause()
         self.clear_selection()
         before = self.session.position, self.session.index

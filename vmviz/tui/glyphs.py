@@ -145,8 +145,7 @@ def ascii_wanted(env: Mapping[str, str], encoding: str, term: str) -> bool:
 
     ``env`` is the environment, ``encoding`` that of the output stream, ``term`` the terminal's name
     (``TERM``). ``VMVIZ_ASCII`` decides if it is set ("0", "no", "false" and "off" mean Unicode, anything else
-    ASCII); else a CJK locale, a terminal without the glyphs, or an encoding or locale that is not UTF-8 asks
-    for ASCII.
+    ASCII); else a CJK locale, a terminal without the glyphs, or an encoding or locale that is not UTF-8 asks for ASCII.
 
     >>> ascii_wanted({"LANG": "de_DE.UTF-8"}, "utf-8", "xterm-256color")
     False

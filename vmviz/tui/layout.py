@@ -1,8 +1,6 @@
-"""Where everything stands: one function from the size of the terminal to regions, and Textual's layout over
-it.
+"""Where everything stands: one function from the size of the terminal to regions, and Textual's layout over it.
 
-Two columns below 100 columns (a third of 26 could not hold an address with its flags), three above.  Very
-small
+Two columns below 100 columns (a third of 26 could not hold an address with its flags), three above.  Very small
 terminals lose panes one by one, the page-table tree last.
 """
 

@@ -7,14 +7,11 @@ A theme is a TOML file ``NAME.toml``::
     dark = true
     inherits = "vmviz-dark"           # optional: only the differences follow
 
-    [palette]                         # names for colours, used below
-    orange = "#e69f00"
+    [palette]                         # names for colours, used below orange = "#e69f00"
 
-    [textual]                         # the colours of Textual's own widgets
-    primary = "orange"
+    [textual]                         # the colours of Textual's own widgets primary = "orange"
 
-    [textual.variables]               # optional: Textual's finer theme variables
-    footer-key-foreground = "orange"
+    [textual.variables]               # optional: Textual's finer theme variables footer-key-foreground = "orange"
 
     [roles]                           # role = "attributes colour on colour"
     device = "bold orange"            # "not reverse" takes an attribute off that the row has
@@ -23,8 +20,7 @@ A theme is a TOML file ``NAME.toml``::
     cursor = "on #22314a"
 
 A role that is not given looks like the part before its last dot, at the end like ``text``.  The user's
-directory (``themes`` in vmviz's configuration directory) goes before the themes that come with vmviz, name by
-name.
+directory (``themes`` in vmviz's configuration directory) goes before the themes that come with vmviz, name by name.
 """
 
 from __future__ import annotations
@@ -189,8 +185,7 @@ class _Reader:
 def _flat(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """The leaves of a table by dotted names: TOML reads a bare ``title.focus = ...`` as a table ``title``.
 
-    TOML cannot hold both ``title`` and ``title.focus`` bare, so files quote the dotted ones; both spellings
-    work.
+    TOML cannot hold both ``title`` and ``title.focus`` bare, so files quote the dotted ones; both spellings work.
     """
     out: list[tuple[str, Any]] = []
     for key, value in table.items():

@@ -14,9 +14,7 @@ from .cells import Line
 
 @attrs.define
 class Call:
-    """One call (or check, or flush): its name, a detail, its depth, whether it is still open, how many
-    steps it did.
-    """
+    """One call (or check, or flush): its name, a detail, its depth, whether it is still open, how many steps it did."""
 
     name: str
     depth: int

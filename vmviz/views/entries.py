@@ -1,7 +1,6 @@
 """Entries of page tables as text: the state of each, the named bits in fixed places, and runs of alike ones.
 
-Everything about many entries at once is vectorised; single entries go through the paging mode, which knows
-the bits.
+Everything about many entries at once is vectorised; single entries go through the paging mode, which knows the bits.
 """
 
 from __future__ import annotations
@@ -58,8 +57,7 @@ _SENTENCES = {
 
 
 def pfns_of(values: NDArray[np.uint64], mode: PagingMode) -> NDArray[np.int64]:
-    """The frame numbers in many entries; those of PROT_NONE entries are turned over where the mode stores
-    them so.
+    """The frame numbers in many entries; those of PROT_NONE entries are turned over where the mode stores them so.
 
     >>> values = np.array([0x8000000010007227, 0xFFFFFEFFF8320], np.uint64)
     >>> [hex(n) for n in pfns_of(values, get_mode("x86-64-4l"))]
@@ -176,8 +174,7 @@ def run_starts(
     mode: PagingMode,
     cuts: Collection[int] = (),
 ) -> list[int]:
-    """Where runs of alike entries begin: the same state and the same bits, whatever their frames; and at
-    ``cuts``.
+    """Where runs of alike entries begin: the same state and the same bits, whatever their frames; and at ``cuts``.
 
     >>> m = get_mode("x86-64-4l")
     >>> v = np.array([0, 0, 0x1067, 0x2067, 0x9067, 0x9065], np.uint64)
@@ -196,8 +193,7 @@ def run_starts(
 
 
 def entry_bits(entry: int, mode: PagingMode, wide: bool = False) -> Line:
-    """The named bits in fixed places, ``·`` where one is off; ``wide`` adds the names of the rarer ones that
-    are set.
+    """The named bits in fixed places, ``·`` where one is off; ``wide`` adds the names of the rarer ones that are set.
 
     Letters: Present, Writable, User, Cache off (PCD), Accessed, Dirty, Special, no eXecute.  A PROT_NONE
     entry says ``none`` instead of its rights.
@@ -229,8 +225,7 @@ def entry_bits(entry: int, mode: PagingMode, wide: bool = False) -> Line:
 
 
 def entry_cells(entry: int, state: int, was: int, mode: PagingMode, wide: bool = False) -> Line:
-    """One entry: glyph, frame and bits; what it was when this statement cleared it; `swap`, `zero`, `??` in
-    words.
+    """One entry: glyph, frame and bits; what it was when this statement cleared it; `swap`, `zero`, `??` in words.
 
     >>> def show(*args): return "".join(text for text, _ in entry_cells(*args, get_mode("x86-64-4l"), True))
     >>> show(0x80000000E0280237, DEVICE, 0), show(0, EMPTY, 0), show(0, UNKNOWN, 0)
@@ -288,9 +283,7 @@ def run_cells(
 
 
 def _span(pfns: NDArray[np.int64]) -> str:
-    """``e0300..e03ff`` for neighbours, else the lowest and the highest with a ``~`` for the disorder
-    between.
-    """
+    """``e0300..e03ff`` for neighbours, else the lowest and the highest with a ``~`` for the disorder between."""
     low, high = int(pfns.min()), int(pfns.max())
     if low == high:
         return f"{low:05x}"

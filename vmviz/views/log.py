@@ -13,9 +13,7 @@ from .strip import call_text
 
 @attrs.frozen
 class LogRow:
-    """One row: ``kind`` is "done", "future" (run, but after the position), "pending" or "border"; ``n`` its
-    number.
-    """
+    """One row: ``kind`` is "done", "future" (run, but after the position), "pending" or "border"; ``n`` its number."""
 
     kind: str
     n: int = 0

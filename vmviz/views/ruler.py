@@ -1,6 +1,4 @@
-"""The ruler: the address under the cursor taken apart into its indexes, and put together again as a
-physical address.
-"""
+"""The ruler: the address under the cursor taken apart into its indexes, and put together again as a physical address."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ def _name(scene: Scene) -> str:
 
 
 def _walk(scene: Scene) -> tuple[list[int], str, int | str]:
-    """The entries on the way down, the last step in words, and the physical address of the page (or why
-    none).
-    """
+    """The entries on the way down, the last step in words, and the physical address of the page (or why none)."""
     mm, mode, va = scene.mm, scene.mm.sys.mode, scene.cursor
     if not 0 <= va < mode.task_size:
         return [], "--", "--"

@@ -12,12 +12,11 @@ from .cells import Line
 
 @attrs.frozen
 class Strip:
-    """What the strip shows: its title, what stands at the right of the title, its lines, whether it wants
-    attention.
+    """What the strip shows: its title, what stands at the right of the title, its lines, whether it wants attention.
 
     ``legal`` is the statement that Enter would run instead of a refused one, "" when there is none.
-    ``footer`` takes
-    the ruler's place where there is no room for it in the strip.
+    ``footer`` takes the
+    ruler's place where there is no room for it in the strip.
     """
 
     title: str

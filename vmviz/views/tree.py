@@ -18,8 +18,7 @@ from .tree_rows import TABLE_NAMES, Key, Row, TreeRows, TreeState, span_text
 class TreeView(TreeRows):
     """The rows of the page-table tree of a scene's process.
 
-    ``layout`` is "narrow" or "wide".  ``cursor_index`` is the row of the cursor, ``path`` the indexes down to
-    it.
+    ``layout`` is "narrow" or "wide".  ``cursor_index`` is the row of the cursor, ``path`` the indexes down to it.
 
     >>> from vmviz.kernel.machine import Machine
     >>> m = Machine(ram=64 << 20)
@@ -104,9 +103,7 @@ class TreeView(TreeRows):
     # -- folding
 
     def unfold(self, index: int) -> Key | None:
-        """Unfold a row, or go to its first row; returns the node to stand on, None where there is nothing
-        below.
-        """
+        """Unfold a row, or go to its first row; returns the node to stand on, None where there is nothing below."""
         row = self.rows[index]
         if row.kind in ("table", "pt", "root"):
             if not row.open:
@@ -221,9 +218,7 @@ class TreeView(TreeRows):
 
 
 def _both(left: Line, right: Line, width: int, trail: int) -> Line:
-    """Left and right words with blanks between; the blank after the right one goes first when there is no
-    room.
-    """
+    """Left and right words with blanks between; the blank after the right one goes first when there is no room."""
     if not right:
         return left
     used = sum(len(text) for text, _ in left) + sum(len(text) for text, _ in right)

@@ -30,9 +30,7 @@ _MARGIN = 2
 
 
 class Row(NamedTuple):
-    """One row: ``lo`` to ``hi`` are indexes in the table of ``depth - 1``, ``row`` is an arena row (-1: no
-    table).
-    """
+    """One row: ``lo`` to ``hi`` are indexes in the table of ``depth - 1``, ``row`` is an arena row (-1: no table)."""
 
     kind: str
     depth: int
@@ -48,9 +46,7 @@ class Row(NamedTuple):
 
 @attrs.define
 class TreeState:
-    """What the user folded, and which of several rows at one address the cursor means; kept from view to
-    view.
-    """
+    """What the user folded, and which of several rows at one address the cursor means; kept from view to view."""
 
     folds: dict[tuple[int, int], bool] = attrs.field(factory=dict)
     focus: Key | None = None
@@ -97,9 +93,7 @@ class TreeRows:
         self.rows += [Row("legend", 0, "", 1 << 64, 1 << 64, 0, 0, text=text) for text in legend]
 
     def _children(self, table: int, depth: int, base: int, before: str) -> None:
-        """The rows of one table above the last level; ``depth`` is its own, ``before`` the columns of its
-        branches.
-        """
+        """The rows of one table above the last level; ``depth`` is its own, ``before`` the columns of its branches."""
         level = self.levels[depth]
         nr = self._user if depth == 0 else level.entries
         used = np.flatnonzero(self.arena.rows[table][:nr]).tolist()
@@ -133,8 +127,7 @@ class TreeRows:
             previous = item
 
     def _shows_gaps(self, depth: int, base: int, used: int) -> bool:
-        """Whether empty slots of a table have rows: beside siblings on the way to the cursor, where there is
-        room.
+        """Whether empty slots of a table have rows: beside siblings on the way to the cursor, where there is room.
 
         An only child is told by its parent's "1 of 512".
         """
@@ -175,9 +168,7 @@ class TreeRows:
         return self.scene.range is None and self._tables_below(row, depth, OPEN_TABLES) <= OPEN_TABLES
 
     def _gaps(self, depth: int, base: int, lo: int, hi: int) -> list[Row]:
-        """Empty slots ``[lo, hi)``: cut where the cursor or the range stands, and where nothing can be
-        known.
-        """
+        """Empty slots ``[lo, hi)``: cut where the cursor or the range stands, and where nothing can be known."""
         span = self.levels[depth - 1].span
         start, end = base + lo * span, base + hi * span
         whole = Row("gap", depth, "", start, end, lo, hi)
@@ -228,9 +219,7 @@ class TreeRows:
         )  # fmt: skip
 
     def _boundary(self, above: Row, below: Row, before: str) -> None:
-        """A row between two neighbours where the range leaves its VMA, and (wide) where a spelled-out table
-        begins.
-        """
+        """A row between two neighbours where the range leaves its VMA, and (wide) where a spelled-out table begins."""
         at = below.start
         if above.end != at or above.kind not in ("pt", "table") or below.kind == "kernel":
             return
@@ -257,9 +246,7 @@ class TreeRows:
     def _look(
         self, row: int, start: int, lo: int, hi: int
     ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int8]]:
-        """Entries ``[lo, hi)`` of a last-level table: as they are, what this statement cleared, their
-        states.
-        """
+        """Entries ``[lo, hi)`` of a last-level table: as they are, what this statement cleared, their states."""
         scene = self.scene
         n, slot = hi - lo, (row << self.arena.bits) + lo
         values = self.arena.entries[slot : slot + n]
@@ -280,9 +267,7 @@ class TreeRows:
         )
 
     def _entries(self, table: Row, before: str) -> None:
-        """The rows of a spelled-out table: runs, single entries around the cursor, borders of the VMA
-        meant.
-        """
+        """The rows of a spelled-out table: runs, single entries around the cursor, borders of the VMA meant."""
         page, base, n = self.mode.page_size, table.start, self.span
         r, vma, focus = self.scene.range, self.scene.meant, self.focus
         cuts: set[int] = set()

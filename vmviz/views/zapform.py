@@ -1,6 +1,4 @@
-"""The zap form: the three arguments as text, what they mean, and which checks would pass, before anything
-runs.
-"""
+"""The zap form: the three arguments as text, what they mean, and which checks would pass, before anything runs."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ FIELDS = ("vma", "address", "size")
 
 @attrs.frozen
 class FormState:
-    """What the three texts come to: ``errors`` by field, or the VMA, address, size, checks and the
-    statement to run.
-    """
+    """What the three texts come to: ``errors`` by field, or the VMA, address, size, checks and the statement to run."""
 
     errors: dict[str, str]
     vma: Vma | None = None
@@ -57,9 +53,7 @@ class FormState:
 
 
 def initial(scene: Scene) -> tuple[str, str, str]:
-    """The texts to begin with, from the selection (or the page under the cursor); the VMA is the one it
-    begins in.
-    """
+    """The texts to begin with, from the selection (or the page under the cursor); the VMA is the one it begins in."""
     start, end = (scene.range.start, scene.range.end) if scene.range else (scene.cursor, scene.cursor + 4096)
     vma = scene.mm.vma_at(scene.range.anchor if scene.range else start)
     name = "" if vma is None else (scene.label(vma.start) or format_addr(vma.start))

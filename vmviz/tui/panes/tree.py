@@ -38,8 +38,7 @@ class TreePane(LineGrid):
         self._extending = False
 
     def show(self, scene: Scene, layout: str) -> None:
-        """The scene changed: make the view again, keep the cursor visible, repaint only rows that read
-        differently.
+        """The scene changed: make the view again, keep the cursor visible, repaint only rows that read differently.
 
         ``layout`` is "narrow" or "wide".
         """

@@ -16,8 +16,7 @@ from .base import Overlay
 
 
 def find(director: Director, text: str) -> tuple[str, int]:
-    """What a text points to: ``("address", va)`` or ``("pfn", number)``; raises `VmvizError` with the
-    nearest name.
+    """What a text points to: ``("address", va)`` or ``("pfn", number)``; raises `VmvizError` with the nearest name.
 
     ``pfn e0000`` is a frame; ``fb + 1M``, ``0x7ff...`` or ``7ff...`` an address; ``[heap]``,
     ``fb0`` or ``pf`` the next VMA after the cursor with that in its name or flags.

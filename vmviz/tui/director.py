@@ -210,7 +210,7 @@ class Director:
         return True
 
     def move(self, what: str, count: int) -> bool:
-        """Move in time by "step", "call", "function" or "statement"; returns whether there was anything to move over."""
+        """Move in time by "step", "call", "function" or "statement"; returns whether there was anything to go over."""
         self.player.pause()
         self.clear_selection()
         before = self.session.position, self.session.index

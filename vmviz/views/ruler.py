@@ -1,4 +1,4 @@
-"""The ruler: the address under the cursor taken apart into its indexes, and put together again as a physical address."""
+"""The ruler: the address under the cursor taken apart into its indexes and put together as a physical address."""
 
 from __future__ import annotations
 

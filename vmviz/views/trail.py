@@ -44,8 +44,7 @@ class Trail:
         for lane in record.lanes:
             if isinstance(lane, SetLane) and isinstance(lane.store, TableArena):
                 index = part(lane.index, a, b)
-                old = lane.old[a:b] if isinstance(lane.old, np.ndarray) else lane.old
-                new = lane.new[a:b] if isinstance(lane.new, np.ndarray) else lane.new
+                old, new = lane.old_part(a, b), lane.new_part(a, b)
                 self._slots.append((index, old, new))
                 if isinstance(new, int) and new == 0:
                     self.cleared += b - a

@@ -237,6 +237,41 @@ class TableArena:
                 yield (row << self.bits) | ((va >> self.page_shift) & self.leaf_mask), n, va
                 va = (va & -span) + span
 
+    def _segments_by_parent(self, pgd: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """`segments`, looking at a parent's entries all at once: for ranges of many tables."""
+        shift, mask = self.upper[-1]
+        parent_span = 1 << (shift + self.mode.levels[-2].bits)
+        span, page = 1 << shift, 1 << self.page_shift
+        if end - start < 4 * span:
+            yield from self.segments(pgd, start, end)
+            return
+        va = start & -page
+        while va < end:
+            stop = min(end, (va & -parent_span) + parent_span)
+            row = self._parent(pgd, va)
+            if row >= 0:
+                base, first, last = va & -span, (va >> shift) & mask, ((stop - 1) >> shift) & mask
+                entries = self.rows[row, first : last + 1]
+                there = np.flatnonzero((entries != 0) & ((entries & np.uint64(_PAGE_PSE)) == 0))
+                pfns = ((entries[there] & np.uint64(PTE_PFN_MASK)) >> np.uint64(12)).astype(np.int64)
+                rows = self.row_of.array[pfns].astype(np.int64) - 1
+                for i, child in zip(there.tolist(), rows.tolist(), strict=True):
+                    low = max(va, base + (i << shift))
+                    high = min(stop, base + ((i + 1) << shift))
+                    slot = (child << self.bits) | ((low >> self.page_shift) & self.leaf_mask)
+                    yield slot, (high - low + page - 1) >> self.page_shift, low
+            va = stop
+
+    def _parent(self, pgd: int, va: int) -> int:
+        """The row of the table above the lowest level on the way to ``va``; -1 when a table is missing."""
+        row = pgd
+        for shift, mask in self.upper[:-1]:
+            entry = self.flat[(row << self.bits) | ((va >> shift) & mask)]
+            if not entry or entry & _PAGE_PSE:
+                return -1
+            row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
+        return row
+
     def runs(self, pgd: int, start: int, end: int) -> list[tuple[int, int, int, tuple[int, ...]]]:
         """`segments` with neighbours in the arena joined: ``(slot, nr_entries, address, cuts)``.
 
@@ -245,7 +280,7 @@ class TableArena:
         out: list[tuple[int, int, int, tuple[int, ...]]] = []
         slot = n = address = 0
         cuts: list[int] = []
-        for s, k, va in self.segments(pgd, start, end):
+        for s, k, va in self._segments_by_parent(pgd, start, end):
             if cuts and s == slot + n and va == address + (n << self.page_shift):
                 cuts.append(n)
                 n += k

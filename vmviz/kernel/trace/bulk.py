@@ -37,8 +37,48 @@ def part(index: Index, a: int, b: int) -> Index:
     return index[a:b]
 
 
+class Ramp:
+    """``n`` entries for frames in line, ``first``, ``first + 4096``, ...: values that need no memory of their own.
+
+    >>> Ramp(0x1007, 3).part(1, 3).tolist() == [0x2007, 0x3007]
+    True
+    """
+
+    __slots__ = ("first", "n")
+    _steps: NDArray[np.uint64] = np.zeros(0, np.uint64)
+
+    def __init__(self, first: int, n: int) -> None:
+        self.first = first
+        self.n = n
+
+    def __repr__(self) -> str:
+        return f"Ramp({self.first:#x}, {self.n})"
+
+    @classmethod
+    def steps(cls, n: int) -> NDArray[np.uint64]:
+        """0, 4096, 8192, ...: ``n`` of them, kept for the next time."""
+        if len(cls._steps) < n:
+            cls._steps = np.arange(max(n, 1 << 16), dtype=np.uint64) << np.uint64(12)
+        return cls._steps[:n]
+
+    @classmethod
+    def of(cls, entries: NDArray[np.uint64]) -> Ramp | None:
+        """The ramp that the entries are, None when they are none."""
+        first, n = int(entries[0]), len(entries)
+        if int(entries[-1]) != first + ((n - 1) << 12):
+            return None
+        line = (entries - cls.steps(n)) == np.uint64(first)
+        return cls(first, n) if line.all() else None
+
+    def part(self, a: int, b: int) -> NDArray[np.uint64]:
+        """Values ``a`` to ``b``."""
+        return self.steps(b - a) + np.uint64(self.first + (a << 12))
+
+
 def _values(values: Any, a: int, b: int) -> Any:
-    return values[a:b] if isinstance(values, np.ndarray) else values
+    if isinstance(values, np.ndarray):
+        return values[a:b]
+    return values.part(a, b) if isinstance(values, Ramp) else values
 
 
 class SetLane:
@@ -53,6 +93,14 @@ class SetLane:
         self.index = index
         self.old = old
         self.new = new
+
+    def old_part(self, a: int, b: int) -> Any:
+        """The old values of steps ``a`` to ``b``: an array, or one value for all."""
+        return _values(self.old, a, b)
+
+    def new_part(self, a: int, b: int) -> Any:
+        """The new values of steps ``a`` to ``b``: an array, or one value for all."""
+        return _values(self.new, a, b)
 
     def forward(self, a: int, b: int) -> None:
         """Apply steps ``a`` to ``b``."""

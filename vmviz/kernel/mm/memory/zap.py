@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...arch.tlb import TlbFlush
 from ...arch.x86 import _PAGE_DIRTY, _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_SPECIAL, PTE_PFN_MASK
 from ...errors import CheckResult, LegalRange, Refusal
-from ...trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
+from ...trace.bulk import AddLane, Bulk, CountLane, Lane, Ramp, SetLane
 from ..flags import VM_MIXEDMAP, VM_PAT, VM_PFNMAP
 from ..frames import PG_ANON, PG_DIRTY, PG_SWAPBACKED, Frames
 from ..mm_types import Mm
@@ -300,6 +300,8 @@ def zap_pte_range(mm: Mm, slot: int, n: int, address: int, cuts: tuple[int, ...]
     """
     arena = mm.sys.arena
     entries = arena.entries[slot : slot + n]
+    if n >= RAW_LINE and _zap_raw_line(mm, entries, slot, address, cuts, gather):
+        return n
     where = np.flatnonzero(entries)
     if not len(where):
         return 0
@@ -311,6 +313,33 @@ def zap_pte_range(mm: Mm, slot: int, n: int, address: int, cuts: tuple[int, ...]
         _zap_run(mm, slot, address, where[first:stop], values[first:stop], int(kinds[first]), cuts, gather)
         first = stop
     return len(where)
+
+
+RAW_LINE = 32
+"""From how many entries on it pays to ask whether they are raw frames in line."""
+
+
+def _zap_raw_line(
+    mm: Mm, entries: NDArray[np.uint64], slot: int, address: int, cuts: tuple[int, ...], gather: MmuGather
+) -> bool:
+    """Clear entries that are raw frames in line with equal bits, as of a whole device; False if they are not."""
+    if int(entries[0]) & (_PAGE_PRESENT | _PAGE_SPECIAL) != _PAGE_PRESENT | _PAGE_SPECIAL:
+        return False
+    ramp = Ramp.of(entries)
+    if ramp is None:
+        return False
+    n, first = ramp.n, (ramp.first & PTE_PFN_MASK) >> 12
+    lanes: list[Lane] = [SetLane(mm.sys.arena, slice(slot, slot + n), ramp, 0)]
+    for region in mm.sys.frames.regions:
+        if region.start_pfn <= first and first + n <= region.end_pfn:
+            at = first - region.start_pfn
+            lanes.append(AddLane(region.maps, slice(at, at + n), -1))
+            break
+    else:
+        lanes += device_lanes(mm.sys.frames, np.arange(first, first + n), -1)
+    gather.note(address & -4096, (address + (n << 12)) & -4096)
+    mm.sys.journal.bulk(Bulk(_FUNC, n, tuple(lanes), address=address, cuts=cuts))
+    return True
 
 
 def _kinds(mm: Mm, values: NDArray[np.uint64]) -> NDArray[np.int8]:

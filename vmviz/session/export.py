@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 
 from ..kernel.machine import Config
+from ..kernel.mm.frames import ContentColumn, Contents, Frames
 from ..kernel.trace.bulk import Bulk, CountLane, Lane, SetLane
 from ..kernel.trace.journal import Check, Enter, Event, Journal, Leave
 from ..script.nodes import Expectation, Number, Statement, unparse
@@ -112,14 +113,34 @@ def _lines(journal: Journal) -> Iterator[str]:
                 lanes = "; ".join(_lane(lane) for lane in record.lanes)
                 yield f"{head} {_text(record.addresses)} {lanes}"
             case (store, key, old, new):
-                yield f"= {store.name} {key!r}: {old!r} -> {new!r}"
+                yield f"= {store.name} {key!r}: {_cell(store, old)} -> {_cell(store, new)}"
 
 
 def _lane(lane: Lane) -> str:
     if isinstance(lane, SetLane):
-        return f"{lane.store.name}[{_text(lane.index)}]: {_text(lane.old)} -> {_text(lane.new)}"
+        old, new = lane.old, lane.new
+        if isinstance(lane.store, ContentColumn):  # numbers of contents depend on what was undone before
+            old, new = (_contents(lane.store.contents, values) for values in (old, new))
+        return f"{lane.store.name}[{_text(lane.index)}]: {_text(old)} -> {_text(new)}"
     where = lane.key if isinstance(lane, CountLane) else _text(lane.index)
     return f"{lane.store.name}[{where}] += {_text(lane.delta)}"
+
+
+def _cell(store: Any, value: Any) -> str:
+    """A value as text; a content by its bytes, as its number depends on what was undone before."""
+    if isinstance(store, ContentColumn):
+        return repr(store.contents.bytes_of(value))
+    if isinstance(store, Frames):
+        return repr((*value[:-1], store.contents.bytes_of(value[-1])))
+    return repr(value)
+
+
+def _contents(contents: Contents, values: Any) -> Any:
+    if not isinstance(values, np.ndarray):
+        return repr(contents.bytes_of(values))
+    kinds, which = np.unique(values, return_inverse=True)
+    digests = [hashlib.sha256(contents.bytes_of(k)).digest()[:8] for k in kinds.tolist()]
+    return np.array([int.from_bytes(d, "little", signed=True) for d in digests], np.int64)[which]
 
 
 def _text(value: Any) -> str:

@@ -36,9 +36,20 @@ class StepIndex:
         self.start, self.end = start, end
         self._records: list[int] = []
         self._before: list[int] = []
+        self._marks: list[int] = []
+        self._paths: list[tuple[tuple[str, int], ...]] = []
+        path: tuple[tuple[str, int], ...] = ()
         total = 0
         for rec in range(start[0], end[0]):
-            w = weight(journal.records[rec])
+            record = journal.records[rec]
+            if type(record) is Enter:
+                path = (*path, (record.func, rec))
+            elif type(record) is Leave:
+                path = path[:-1]
+            if type(record) in (Enter, Leave):
+                self._marks.append(rec)
+                self._paths.append(path)
+            w = weight(record)
             if w:
                 self._records.append(rec)
                 self._before.append(total)
@@ -57,6 +68,11 @@ class StepIndex:
         if type(record) is Bulk and done < record.n:
             return (rec, done)
         return (rec + 1, 0)
+
+    def path_at(self, rec: int) -> tuple[tuple[str, int], ...]:
+        """The calls that are open before record ``rec``: their functions, and the records that entered them."""
+        i = bisect_left(self._marks, rec) - 1
+        return self._paths[i] if i >= 0 else ()
 
     def index_of(self, position: Position) -> int:
         """How many steps are done at ``position``."""

@@ -87,10 +87,17 @@ class Director:
         at = session.position
         current = session.current
         start = at if current is None or session.at_story_start else current.start
-        key = (start, at, len(session.done), id(session.machine))
-        if self._trail is None or self._trail[0] != key:
-            self._trail = (key, Trail(session.machine, start, at))
-        return self._trail[1]
+        kept = self._trail
+        if (
+            kept is not None
+            and kept[0] is (current or session.machine)
+            and start == kept[1].start <= kept[1].end <= at
+        ):
+            kept[1].extend(session.machine, at)
+            return kept[1]
+        trail = Trail(session.machine, start, at)
+        self._trail = (current or session.machine, trail)
+        return trail
 
     # -- selecting
 

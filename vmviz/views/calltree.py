@@ -9,6 +9,7 @@ import attrs
 from ..kernel.machine import Machine
 from ..kernel.trace.bulk import Bulk
 from ..kernel.trace.journal import Check, Enter, Event, Leave, Position
+from ..session.steps import StepIndex
 from .cells import Line
 
 
@@ -27,8 +28,11 @@ class Call:
 
 def calls_between(machine: Machine, start: Position, end: Position) -> list[Call]:
     """The calls from ``start`` to ``end`` in order; bulk records show each of their calls."""
-    out: list[Call] = []
-    stack: list[Call] = []
+    return _calls(machine, start, end, [])
+
+
+def _calls(machine: Machine, start: Position, end: Position, stack: list[Call]) -> list[Call]:
+    out = list(stack)
     for record, a, b in machine.journal.between(start, end):
         match record:
             case Enter():
@@ -53,12 +57,29 @@ def calls_between(machine: Machine, start: Position, end: Position) -> list[Call
     return out
 
 
+RECENT_RECORDS = 1500
+"""How far back the tree looks; what lies further back is told by the calls that are still open."""
+
+
+def recent_calls(steps: StepIndex, machine: Machine, at: Position) -> list[Call]:
+    """The calls of a statement up to a position: the open ones, and in them what happened lately."""
+    first = at[0] - RECENT_RECORDS
+    if first <= steps.start[0]:
+        return calls_between(machine, steps.start, at)
+    ahead = [
+        Call(func, depth, _detail(record.fields), open=True)
+        for depth, (func, rec) in enumerate(steps.path_at(first))
+        if isinstance(record := machine.journal.records[rec], Enter)
+    ]
+    return _calls(machine, (first, 0), at, ahead)
+
+
 def _bulk(out: list[Call], depth: int, record: Bulk, a: int, b: int) -> None:
     ends = (*record.cuts[1:], record.n)
     for first, last in zip(record.cuts, ends, strict=True):
         low, high = max(first, a), min(last, b)
         if low >= high:
-            break
+            continue
         address = record.address_of(low)
         detail = f"{_slots(address, high - low)}"
         out.append(Call(record.func, depth, detail, open=high < last, steps=high - low))
@@ -76,45 +97,40 @@ def _detail(fields: tuple[tuple[str, Any], ...]) -> str:
 
 def tree_lines(calls: list[Call], width: int, height: int) -> list[Line]:
     """The calls as lines with branches, the last ``height`` of them; what is left out above is counted."""
-    lines: list[Line] = []
     base = min((c.depth for c in calls), default=0)
     if len(calls) > height:
         calls = _notable(calls, base)
-    for i, call in enumerate(calls):
-        depth = call.depth - base
-        branch = ""
-        if depth:
-            ahead = [c.depth for c in calls[i + 1 :]]
-            more = any(d == call.depth for d in _until_below(ahead, call.depth))
-            branch = "  " * (depth - 1) + ("├ " if more else "└ ")
-        right = (
-            f"{call.steps} cleared" if call.name == "zap_pte_range" else str(call.steps) if call.steps else ""
-        )
-        right = right or (call.detail if call.passed is not None else "")
-        detail = "" if call.passed is not None else call.detail
-        role = call.role if call.passed is not None else "count"
-        text = f"{call.name}  {detail}".rstrip()
-        room = width - len(branch) - len(right) - 4
-        line: Line = [
-            (" ", "text"),
-            (branch, "tree"),
-            (text[:room], "now" if call.open and call.steps else "call"),
-        ]
-        pad = width - 1 - len(branch) - len(text[:room]) - len(right) - 2
-        line += [
-            (" " * max(1, pad), "text"),
-            (right, role),
-            (" ►" if call.open and call.steps else "  ", "mark.cursor"),
-        ]
-        lines.append(line)
-    if len(lines) > height:
-        hidden = len(lines) - height + 1
-        lines = (
-            [lines[0], [(f"   ... {hidden} more above", "dim")], *lines[-(height - 2) :]]
-            if height > 2
-            else lines[-height:]
-        )
+    hidden = 0
+    if len(calls) > height:
+        hidden = len(calls) - height + 1
+        calls = [calls[0], *calls[-(height - 2) :]] if height > 2 else calls[-height:]
+    lines = [_line(call, calls[i + 1 :], base, width) for i, call in enumerate(calls)]
+    if hidden and height > 2:
+        lines.insert(1, [(f"   ... {hidden} more above", "dim")])
     return lines
+
+
+def _line(call: Call, after: list[Call], base: int, width: int) -> Line:
+    depth = call.depth - base
+    branch = ""
+    if depth:
+        more = any(d == call.depth for d in _until_below([c.depth for c in after], call.depth))
+        branch = "  " * (depth - 1) + ("├ " if more else "└ ")
+    right = f"{call.steps} cleared" if call.name == "zap_pte_range" else str(call.steps) if call.steps else ""
+    right = right or (call.detail if call.passed is not None else "")
+    detail = "" if call.passed is not None else call.detail
+    role = call.role if call.passed is not None else "count"
+    here = call.open and bool(call.steps)
+    text = f"{call.name}  {detail}".rstrip()[: width - len(branch) - len(right) - 4]
+    pad = width - 1 - len(branch) - len(text) - len(right) - 2
+    return [
+        (" ", "text"),
+        (branch, "tree"),
+        (text, "now" if here else "call"),
+        (" " * max(1, pad), "text"),
+        (right, role),
+        (" ►" if here else "  ", "mark.cursor"),
+    ]
 
 
 def _notable(calls: list[Call], base: int) -> list[Call]:

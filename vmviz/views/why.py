@@ -10,11 +10,11 @@ import attrs
 
 from ..kernel.trace.bulk import Bulk
 from ..kernel.trace.explain import explain
-from ..kernel.trace.journal import Check, Enter, Event, Leave, Record
+from ..kernel.trace.journal import Check, Event, Record
 from ..script.outcome import Outcome
 from ..script.values import format_addr, format_size
 from ..session.session import Done, Session
-from .calltree import calls_between, tree_lines
+from .calltree import recent_calls, tree_lines
 from .cells import Line
 from .cells import width as line_width
 from .refusal import refused
@@ -84,7 +84,7 @@ def _inside(session: Session, scene: Scene, done: Done, width: int, height: int,
     path, record, offset = _where(session, done)
     sentence = _sentence(scene, record, offset, path[-1] if path else "")
     if height >= 7:
-        calls = calls_between(machine, done.start, at)
+        calls = recent_calls(session.steps(done), machine, at)
         text = paragraphs(width, 4, (sentence, "text"))
         return Strip(f"Why: {right}", "", [*tree_lines(calls, width, height - len(text)), *text], alert=True)
     chain = " > ".join(path)
@@ -98,12 +98,7 @@ def _where(session: Session, done: Done) -> tuple[list[str], Record | None, int]
     """The names of the open calls at the position, the record that acts next, and how far inside it."""
     rec, offset = session.position
     records = session.machine.journal.records
-    path: list[str] = []
-    for r in records[done.start[0] : rec]:
-        if isinstance(r, Enter):
-            path.append(r.func)
-        elif isinstance(r, Leave) and path:
-            path.pop()
+    path = [func for func, _ in session.steps(done).path_at(rec)]
     record = records[rec] if offset else records[rec - 1] if rec > done.start[0] else None
     if isinstance(record, Bulk):
         path.append(record.func)
@@ -217,7 +212,9 @@ def _done(o: Outcome, session: Session, scene: Scene, width: int, height: int) -
         # These lines may use the last column: they are measured to fit at 80.
         lines = paragraphs(width + 1, height - 1, (numbers, "text"), (f"{_flush_text(o)} {gone}.", "text"))
         return Strip("Done", call_text(o), [*lines, keys])
-    calls = calls_between(session.machine, o.start, o.end)
+    current = session.current
+    assert current is not None
+    calls = recent_calls(session.steps(current), session.machine, o.end)
     text = paragraphs(width, 6, (numbers, "text"), (f"{_flush_text(o)} {gone}.", "text"))
     tree = tree_lines(calls, width, max(1, height - len(text) - 2))
     return Strip("Done", call_text(o) if width > 60 else "", [*tree, *text, keys][:height])

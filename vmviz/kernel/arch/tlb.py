@@ -61,10 +61,17 @@ class Tlb:
         """Forget the translations that a flush is about; returns how many were there."""
         first, last = flush.start >> 12, (flush.end - 1) >> 12
         whole = flush.kind == "full"
+        data = self.entries.data
+        few = (
+            not whole and last - first < TLB_ENTRIES
+        )  # direct mapped: each page has one slot that it can be in
+        slots = (
+            sorted({vpn & (TLB_ENTRIES - 1) for vpn in range(first, last + 1)}) if few else range(TLB_ENTRIES)
+        )
         gone = [
             slot
-            for slot, (owner, vpn, _) in self.entries.data.items()
-            if owner == mm and (whole or first <= vpn <= last)
+            for slot in slots
+            if slot in data and data[slot][0] == mm and (whole or first <= data[slot][1] <= last)
         ]
         for slot in gone:
             self.journal.write(self.entries, slot, None)

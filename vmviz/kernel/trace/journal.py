@@ -10,9 +10,9 @@ stores that the panes read.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
-from .bulk import Bulk, Lane
+from .bulk import Bulk
 from .store import Store, digest
 
 Position = tuple[int, int]
@@ -116,14 +116,23 @@ class Journal:
 
     # -- writing, by the kernel
 
+    def _refuse(self) -> NoReturn:
+        raise ValueError(
+            "the position is in the past: seek to the end, or truncate, before anything is written"
+        )
+
     def write(self, store: Store, key: Any, new: Any) -> None:
         """Set one cell of a store."""
+        if self._at is not None:
+            self._refuse()
         if self.enabled:
             self.records.append((store, key, store.get(key), new))
         store.put(key, new)
 
     def add(self, store: Any, key: Any, delta: int) -> None:
         """Add to one counter or cell."""
+        if self._at is not None:
+            self._refuse()
         old = store.get(key)
         if self.enabled:
             self.records.append((store, key, old, old + delta))
@@ -131,21 +140,17 @@ class Journal:
 
     def bulk(self, record: Bulk) -> None:
         """Apply and keep a bulk record."""
+        if self._at is not None:
+            self._refuse()
         for lane in record.lanes:
             lane.forward(0, record.n)
         if self.enabled:
             self.records.append(record)
 
-    def applied(self, record: Bulk, *done: Lane) -> None:
-        """Keep a bulk record some of whose lanes the caller has written already (the fast path of a zap)."""
-        for lane in record.lanes:
-            if lane not in done:
-                lane.forward(0, record.n)
-        if self.enabled:
-            self.records.append(record)
-
     def enter(self, func: str, *fields: tuple[str, Any]) -> None:
         """A kernel function is entered."""
+        if self._at is not None:
+            self._refuse()
         if self.enabled:
             self.records.append(Enter(func, fields))
 

@@ -15,6 +15,8 @@ TRACES = Path(__file__).parent.parent / "data" / "kernel-traces"
 # Traces whose every operation is simulated: they agree to the end.  This set only grows.
 COMPLETE = {
     "brk",
+    "cow-fork",
+    "cow-pfnmap-fork",
     "fixed-replaces",
     "hint-placement",
     "merge-anon-both-sides",
@@ -22,6 +24,7 @@ COMPLETE = {
     "zap-after-split",
     "zap-before-start",
     "zap-cross-end",
+    "zap-fork",
     "zap-half",
     "zap-hole",
     "zap-lazy-refault",
@@ -53,7 +56,6 @@ AT_LEAST = {
     "truncate-basic": 5,
     "unmap-mapping-range": 6,
     "zap-after-mprotect": 1,
-    "zap-fork": 2,
     "zero-page": 3,
 }
 

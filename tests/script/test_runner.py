@@ -98,6 +98,10 @@ GOOD = [
     ("follow_pfn(vma(fb), fb + 1p)", str(0xE0001)),
     ("follow_pfn(vma(bar), bar)", "-1 EINVAL"),
     ("follow_pfn(vma(a), a)", "-1 EINVAL"),
+    ("fork()", "2"),
+    ("wait()", "-1 ECHILD"),
+    ("exit(1)", "-1 EPERM"),
+    ("exit_group(0)", "-1 EPERM"),
     ('execve("/usr/bin/thing", ["thing"], 0x7ffe /* 2 vars */)', "-1 EBUSY"),
 ]
 
@@ -503,3 +507,23 @@ def test_outcomes_are_numbered_and_know_their_lines() -> None:
     script = parse("brk(0)\n\nx = brk(0); brk(x)")
     r = Runner(config=Config(ram=16 << 20))
     assert [(o.i, o.line) for o in (r.run(s) for s in script.statements)] == [(0, 1), (1, 3), (2, 3)]
+
+
+def test_processes_take_turns_by_the_prefix_of_a_statement() -> None:
+    r = Runner()
+    for text, result in (
+        (f"a = mmap(NULL, 8K, {RW}, {ANON}, -1, 0)", ""),
+        ("store(a, 8K, 1)", "0"),
+        ("child = fork()", "2"),
+        ("[pid 2] store(a, 1, 2)", "0"),
+        ("load(a)", "0"),
+        ("[pid 2] exit(0)", "0"),
+        ("wait()", "2"),
+    ):
+        outcome = r.run_text(text)
+        assert not result or outcome.result == result, (text, outcome.why)
+    assert r.machine.peek(r.names["a"], 1) == b"\1"
+    assert r.machine.pid == 1
+    with pytest.raises(ScriptError, match="there is no process 2; the only one is 1"):
+        r.run_text("[pid 2] load(a)")
+    assert verify(r.machine) == []

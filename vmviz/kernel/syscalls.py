@@ -54,7 +54,11 @@ class Syscalls:
     sys: System
     fds: Keyed
     tasks: Keyed
-    pid: int
+
+    @property
+    def pid(self) -> int:
+        """The process that runs."""
+        raise NotImplementedError
 
     @property
     def mm(self) -> Mm:

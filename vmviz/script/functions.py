@@ -367,3 +367,26 @@ _VM_FAULT = {0x100: "VM_FAULT_NOPAGE", 0x2: "VM_FAULT_SIGBUS", 0x1: "VM_FAULT_OO
 def vmf_insert_pfn(m: Machine, area: Value, addr: Value, pfn: Value) -> Result:
     ret = m.vmf_insert_pfn(_vma(m, 0, area), _number(1, addr, "addr"), _pfn(2, pfn))
     return Result(ret, fields={"why": _VM_FAULT.get(ret, "")})
+
+
+# -- processes
+
+
+@_function("", "copy the process; the child's pid is returned, its statements are written [pid N]")
+def fork(m: Machine) -> Result:
+    return Result(m.fork())
+
+
+def _exit(m: Machine, status: Value = 0) -> Result:
+    gather = m.exit(_number(0, status, "status") & 0xFF)
+    fields = {"frames_freed": gather.freed_pages, "tables_freed": gather.freed_table_pages}
+    return Result(0, fields=fields)
+
+
+_function("status?", "end the process: its memory and its descriptors go", "exit")(_exit)
+_function("status?", "exit, as strace prints it", "exit_group")(_exit)
+
+
+@_function("", "take note of a child that has ended; its pid is returned")
+def wait(m: Machine) -> Result:
+    return Result(m.wait())

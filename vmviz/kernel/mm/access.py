@@ -18,8 +18,9 @@ from ..trace.bulk import Bulk, SetLane
 from .brk import expand_downwards
 from .flags import VM_EXEC, VM_GROWSDOWN, VM_IO, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE
 from .frames import Contents
-from .memory.fault import handle_missing, handle_write_protected
+from .memory.fault import handle_missing
 from .memory.pfn import VM_FAULT_MAJOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV
+from .memory.wp import handle_write_protected
 from .memory.zap import pfns_of
 from .page_alloc import OutOfMemory
 

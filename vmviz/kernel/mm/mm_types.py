@@ -19,6 +19,7 @@ from ..trace.store import Counters, Keyed
 from .flags import VM_EXEC, VM_GROWSDOWN, VM_SHARED, VM_WRITE
 from .frames import Frames
 from .pgtable import TableArena
+from .swapfile import SwapArea
 from .vma import Vma
 from .vma_set import VmaSet
 
@@ -110,6 +111,10 @@ class System:
     ids: Counters = attrs.field(factory=lambda: Counters("ids", ("file", "inode", "anon_vma", "mm", "pid")))
     commit: Counters = attrs.field(factory=lambda: Counters("commit", ("committed",)))
     driver_pages: Keyed = attrs.field(factory=lambda: Keyed("driver_pages"))
+    anon_vmas: Keyed = attrs.field(factory=lambda: Keyed("anon_vmas"))
+    swap: SwapArea = attrs.field(
+        default=attrs.Factory(lambda self: SwapArea(self.frames.contents), takes_self=True)
+    )
     vm_ops: dict[str, VmOperations] = attrs.field(factory=dict)
     drivers: dict[str, Any] = attrs.field(factory=dict)
 

@@ -46,6 +46,7 @@ from .flags import (
 from .mm_types import STACK_GUARD_GAP, File, Inode, Mm
 from .munmap import do_munmap
 from .page_alloc import OutOfMemory
+from .rmap import is_mergeable_anon_vma
 from .vma import Vma
 
 PAGE_MASK = ~4095
@@ -276,11 +277,6 @@ def charge(mm: Mm, pages: int) -> None:
     mm.sys.journal.add(mm.sys.commit, "committed", pages)
 
 
-def _anon_compatible(neighbour: Vma, anon_vma: int) -> bool:
-    """Whether anon_vmas allow a merge: one is missing, or they are the same (no fork has happened here)."""
-    return not neighbour.anon_vma or not anon_vma or neighbour.anon_vma == anon_vma
-
-
 def _alike(mm: Mm, neighbour: Vma, vm_flags: int, file_id: int) -> bool:
     ops = mm.sys.ops_of(neighbour)
     return (
@@ -306,6 +302,7 @@ def expand_neighbour(mm: Mm, start: int, end: int, vm_flags: int, file_id: int, 
         and after.start == end
         and _alike(mm, after, vm_flags, file_id)
         and after.pgoff == pgoff + pages
+        and is_mergeable_anon_vma(0, after.anon_vma, after)
     ):
         grown = after.replace(start=start, pgoff=after.pgoff - pages)
     if (
@@ -313,10 +310,11 @@ def expand_neighbour(mm: Mm, start: int, end: int, vm_flags: int, file_id: int, 
         and before.end == start
         and _alike(mm, before, vm_flags, file_id)
         and before.pgoff + before.nr_pages == pgoff
-        and _anon_compatible(before, grown.anon_vma if grown else 0)
+        and is_mergeable_anon_vma(before.anon_vma, grown.anon_vma if grown else 0, before)
     ):
-        anon = before.anon_vma or (grown.anon_vma if grown else 0)
-        grown = before.replace(end=grown.end if grown else end, anon_vma=anon)
+        kin = before if before.anon_vma or grown is None else grown
+        stop = grown.end if grown else end
+        grown = before.replace(end=stop, anon_vma=kin.anon_vma, chain=kin.chain)
     if grown is None:
         return None
     j = mm.sys.journal

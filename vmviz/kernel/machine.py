@@ -95,7 +95,17 @@ class Machine(Syscalls):
         self.tasks = Keyed("tasks")
         self.fds = Keyed("fds")
         s = self.sys
-        kept = (s.files, s.inodes, s.page_cache, s.inode_refs, s.disk, s.ids, s.commit, s.driver_pages)
+        kept = (
+            s.files,
+            s.inodes,
+            s.page_cache,
+            s.inode_refs,
+            s.disk,
+            s.ids,
+            s.commit,
+            s.driver_pages,
+            s.sysctl,
+        )
         for store in (*kept, self.tasks, self.fds):
             j.register(store)
         self.mms: dict[int, Mm] = {}

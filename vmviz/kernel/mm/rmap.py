@@ -35,6 +35,27 @@ def find_mergeable_anon_vma(mm: Mm, vma: Vma) -> int:
     return 0
 
 
+def is_mergeable_anon_vma(anon_vma1: int, anon_vma2: int, vma: Vma | None) -> bool:
+    """Whether anon_vmas allow a merge (mm/mmap.c): they are the same, or one is missing and ``vma``'s chain
+    is single.
+
+    A VMA without an anon_vma has an empty chain, which is not a single one: a faulted range does not join
+    an untouched neighbour, while an untouched range joins a faulted one.  ``vma`` None: no chain is asked.
+
+    >>> touched, fresh = Vma(0, 0x1000, 0x73, anon_vma=7), Vma(0, 0x1000, 0x73)
+    >>> is_mergeable_anon_vma(0, 7, touched), is_mergeable_anon_vma(7, 0, fresh)
+    (True, False)
+    """
+    if (not anon_vma1 or not anon_vma2) and (vma is None or _is_singular(vma)):
+        return True
+    return anon_vma1 == anon_vma2
+
+
+def _is_singular(vma: Vma) -> bool:
+    """Whether exactly one anon_vma_chain hangs on the VMA (`list_is_singular`)."""
+    return bool(vma.anon_vma)
+
+
 def _reusable(old: Vma, a: Vma, b: Vma) -> int:
     """``old``'s anon_vma if ``a`` and ``b`` might become one VMA after an mprotect
     (`anon_vma_compatible`).

@@ -137,6 +137,7 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
         "mm/mmap.c",
         "Splits VMAs at the ends, takes those between out, then clears their entries.",
     ),
+    "vma_merge": ("mm/mmap.c", "The changed range is like its neighbours: they become one VMA."),
     "__split_vma": ("mm/mmap.c", "One VMA becomes two; no entry changes."),
     "unmap_region": (
         "mm/mmap.c",

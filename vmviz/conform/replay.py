@@ -117,6 +117,11 @@ class Replayer:
         self.machine.munmap(self._number(addr), self._number(length))
         return {"ret": 0}
 
+    def _op_mprotect(self, addr: str, length: str, prot: str, grows: str = "") -> dict[str, Any]:
+        bits = sum(_PROT[c] for c in prot) | (F.PROT_GROWSDOWN if grows else 0)
+        self.machine.mprotect(self._number(addr), self._number(length), bits)
+        return {"ret": 0}
+
     def _op_brkbase(self, addr: str) -> dict[str, Any]:
         set_brk(self.machine.mm, self._number(addr))
         return {"ret": 0}

@@ -149,6 +149,17 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     "free_pud_range": ("mm/memory.c", "Unhooks an empty PUD table."),
     "free_unref_page": ("mm/page_alloc.c", "Gives a frame back to the buddy allocator."),
     "put_page": ("mm/swap.c", "Drops one reference; the last one frees the page."),
+    "mprotect": ("mm/mprotect.c", "A process changes what it may do with a range."),
+    "mprotect_fixup": (
+        "mm/mprotect.c",
+        "One VMA of the range: limits and charge, then joined or split, then its entries follow.",
+    ),
+    "change_protection": ("mm/mprotect.c", "Walks the tables of the range; what is not mapped is skipped."),
+    "change_pte_range": (
+        "mm/mprotect.c",
+        "Rewrites the rights in the entries of one page table; frame, A, D and software bits stay.",
+    ),
+    "set_page_dirty": ("mm/page-writeback.c", "The page counts as written."),
     "brk": ("mm/mmap.c", "Moves the end of the heap."),
     "expand_downwards": ("mm/mmap.c", "The stack grows to the touched page, if the guard gap below allows."),
     "load_elf_binary": ("fs/binfmt_elf.c", "A program is mapped and its stack is filled."),

@@ -44,6 +44,7 @@ from .mm.mm_types import File, Inode, Mm, System
 from .mm.mmap import Backing, do_mmap
 from .mm.mmu_gather import MmuGather
 from .mm.mprotect import do_mprotect
+from .mm.mremap import do_mremap
 from .mm.munmap import do_munmap
 from .mm.vma import Vma, vma_name
 from .trace.store import Keyed
@@ -214,6 +215,12 @@ class Syscalls:
         prot = prot if isinstance(prot, int) else sum(_PROT[c] for c in prot)
         with self._span("mprotect", ("addr", addr), ("length", length), ("prot", prot)):
             return do_mprotect(self.mm, addr, length, prot)
+
+    def mremap(self, addr: int, old_len: int, new_len: int, flags: int = 0, new_addr: int = 0) -> int:
+        """Resize or move a mapping and return its address (mremap(2)); lengths in bytes."""
+        fields = (("addr", addr), ("old_len", old_len), ("new_len", new_len), ("flags", flags))
+        with self._span("mremap", *fields, ("new_addr", new_addr)):
+            return do_mremap(self.mm, addr, old_len, new_len, flags, new_addr)
 
     @contextmanager
     def _span(self, func: str, *fields: tuple[str, Any]) -> Iterator[None]:

@@ -67,6 +67,9 @@ GOOD = [
     ("mprotect(a, 64K, PROT_NONE)", "0"),
     ("mprotect(a, 17p, PROT_READ)", "-1 ENOMEM"),
     ("mprotect(a + 1, 4K, PROT_READ)", "-1 EINVAL"),
+    ("mremap(a, 16p, 32p, MREMAP_MAYMOVE|MREMAP_FIXED, 0x40000000)", "0x40000000"),
+    ("mremap(a, 16p, 8p)", "a"),
+    ("mremap(fb, 8M, 16M, MREMAP_MAYMOVE)", "-1 EFAULT"),
     ("load(a)", "0"),
     ("load(a, 64K)", "0"),
     ("load(0x1000)", "SIGSEGV SEGV_MAPERR"),
@@ -176,8 +179,8 @@ STATIC = [
     ("mmap(NULL, 4K, PROT_RAED, MAP_PRIVATE)", 16, "'PROT_RAED' is not defined", "PROT_READ"),
     ("PROT_READ = 4", 1, "'PROT_READ' is a constant", None),
     ("load(later); later = 4", 6, "'later' is not defined", None),
+    ("load(process_madvise(0, 1, 2, 3))", 6, "process_madvise is a call of Linux", None),
     ("userfaultfd(0)", 1, "userfaultfd is a call of Linux that vmviz does not simulate yet", None),
-    ("load(mremap(0, 1, 2, 3))", 6, "mremap is a call of Linux", None),
     ("load()", 1, "load takes 1 to 2 arguments, not 0", None),
 ]
 

@@ -136,8 +136,8 @@ class Replayer:
         return {"ret": 0}
 
     def _op_mremap(self, old: str, old_len: str, new_len: str, words: str, new: str = "0") -> dict[str, Any]:
-        numbers = [self._number(x) for x in (old, old_len, new_len)]
-        self.last = self.machine.mremap(*numbers, _bits(words, _MREMAP), self._number(new))
+        at, length, wanted = (self._number(x) for x in (old, old_len, new_len))
+        self.last = self.machine.mremap(at, length, wanted, _bits(words, _MREMAP), self._number(new))
         return {"ret": hex(self.last)}
 
     def _op_brkbase(self, addr: str) -> dict[str, Any]:

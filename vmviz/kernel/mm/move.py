@@ -19,7 +19,7 @@ from .page_alloc import OutOfMemory
 
 
 def move_page_tables(mm: Mm, old_addr: int, new_addr: int, length: int) -> int:
-    """Move the entries of ``[old_addr, old_addr + length)`` (bytes, page aligned) to ``new_addr`` (mm/mremap.c).
+    """Move the entries of ``[old_addr, old_addr + length)`` (bytes, page aligned) to ``new_addr``.
 
     Returns how many bytes were done: fewer than ``length`` when no frame was left for a table.  Tables at the
     new place are made where the old one has some, also where those turn out to be empty.  Not simulated:
@@ -66,7 +66,7 @@ def _extent(mm: Mm, level: int, old: int, end: int, new: int) -> int:
 
 
 def _move_table(mm: Mm, slot: int, to: int, address: int, level: int) -> bool:
-    """Hang a whole table to another place (`move_normal_pmd`, `move_normal_pud`); false when that is taken."""
+    """Hang a whole table to another place (`move_normal_pmd`, `_pud`); false when it is taken."""
     j, arena = mm.sys.journal, mm.sys.arena
     if arena.flat[to]:
         return False

@@ -160,7 +160,7 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
         "Rewrites the rights in the entries of one page table; frame, A, D and software bits stay.",
     ),
     "mremap": ("mm/mremap.c", "A process makes a mapping longer or shorter, or moves it."),
-    "move_vma": ("mm/mremap.c", "The mapping gets a VMA at its new place, its entries follow, the old one goes."),
+    "move_vma": ("mm/mremap.c", "A VMA at the new place, the entries follow, the old one goes."),
     "move_page_tables": (
         "mm/mremap.c",
         "Walks the old range; whole tables move with one write where both places are aligned alike.",

@@ -42,6 +42,19 @@ _MAP = {
 }
 
 
+_MREMAP = {
+    "maymove": F.MREMAP_MAYMOVE,
+    "fixed": F.MREMAP_FIXED,
+    "dontunmap": F.MREMAP_DONTUNMAP,
+    "bad": 0x100,
+}
+
+
+def _bits(words: str, values: dict[str, int]) -> int:
+    """The flags that a word list or a number stands for."""
+    return int(words, 0) if words[0].isdigit() else sum(values[word] for word in words.split(","))
+
+
 @attrs.define
 class TraceResult:
     """How far a trace agreed: operations in it, operations replayed, what stopped it, and every
@@ -157,6 +170,16 @@ class Replayer:
     def _op_munmap(self, addr: str, length: str) -> dict[str, Any]:
         self.machine.munmap(self._number(addr), self._number(length))
         return {"ret": 0}
+
+    def _op_mprotect(self, addr: str, length: str, prot: str, grows: str = "") -> dict[str, Any]:
+        bits = sum(_PROT[c] for c in prot) | (F.PROT_GROWSDOWN if grows else 0)
+        self.machine.mprotect(self._number(addr), self._number(length), bits)
+        return {"ret": 0}
+
+    def _op_mremap(self, old: str, old_len: str, new_len: str, words: str, new: str = "0") -> dict[str, Any]:
+        at, length, wanted = (self._number(x) for x in (old, old_len, new_len))
+        self.last = self.machine.mremap(at, length, wanted, _bits(words, _MREMAP), self._number(new))
+        return {"ret": hex(self.last)}
 
     def _op_brkbase(self, addr: str) -> dict[str, Any]:
         set_brk(self.machine.mm, self._number(addr))

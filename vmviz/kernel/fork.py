@@ -15,10 +15,10 @@ from .mm.filemap import get_inode
 from .mm.flags import VM_ACCOUNT, VM_DONTCOPY, VM_LOCKED, VM_LOCKONFAULT, VM_NOHUGEPAGE, VM_WIPEONFORK
 from .mm.memory.copy import copy_page_range, vma_needs_copy
 from .mm.mm_types import Mm
-from .mm.mmap import charge
 from .mm.mmu_gather import flush_tlb
 from .mm.page_alloc import OutOfMemory
 from .mm.rmap import Census, anon_vma_fork
+from .mm.util import vm_enough_memory
 from .mm.vma import Vma
 
 VM_INIT_DEF_MASK = VM_NOHUGEPAGE
@@ -59,7 +59,7 @@ def dup_mmap(parent: Mm, child: Mm, census: Census) -> None:
             if vma.vm_flags & VM_DONTCOPY:
                 continue
             if vma.vm_flags & VM_ACCOUNT:
-                charge(child, vma.nr_pages)
+                vm_enough_memory(child, vma.nr_pages, "fork")
             copy = _dup_vma(child, vma, census)
             if not vma.vm_flags & VM_WIPEONFORK and vma_needs_copy(vma):
                 copy_page_range(parent, child, vma)

@@ -87,7 +87,17 @@ class Machine(Processes, Syscalls):
         self.fds = Keyed("fds")
         s = self.sys
         self.running = Keyed("running")
-        kept = (s.files, s.inodes, s.page_cache, s.inode_refs, s.disk, s.ids, s.commit, s.driver_pages)
+        kept = (
+            s.files,
+            s.inodes,
+            s.page_cache,
+            s.inode_refs,
+            s.disk,
+            s.ids,
+            s.commit,
+            s.driver_pages,
+            s.sysctl,
+        )
         for store in (*kept, s.anon_vmas, *s.swap.stores, self.tasks, self.fds, self.running):
             j.register(store)
         self._mms: dict[int, Mm] = {}

@@ -369,24 +369,6 @@ def vmf_insert_pfn(m: Machine, area: Value, addr: Value, pfn: Value) -> Result:
     return Result(ret, fields={"why": _VM_FAULT.get(ret, "")})
 
 
-# -- processes
-
-
-@_function("", "copy the process; the child's pid is returned, its statements are written [pid N]")
-def fork(m: Machine) -> Result:
-    return Result(m.fork())
-
-
-def _exit(m: Machine, status: Value = 0) -> Result:
-    gather = m.exit(_number(0, status, "status") & 0xFF)
-    fields = {"frames_freed": gather.freed_pages, "tables_freed": gather.freed_table_pages}
-    return Result(0, fields=fields)
-
-
-_function("status?", "end the process: its memory and its descriptors go", "exit")(_exit)
-_function("status?", "exit, as strace prints it", "exit_group")(_exit)
-
-
-@_function("", "take note of a child that has ended; its pid is returned")
-def wait(m: Machine) -> Result:
-    return Result(m.wait())
+# The calls that change mappings as a whole have a module of their own, which registers itself here.
+from . import functions_page as _functions_page  # noqa: E402, F401
+from . import functions_vma as _functions_vma  # noqa: E402, F401

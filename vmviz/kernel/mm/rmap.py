@@ -94,6 +94,12 @@ def is_mergeable_anon_vma(anon_vma1: int, anon_vma2: int, vma: Vma | None) -> bo
     return anon_vma1 == anon_vma2
 
 
+def relinked(system: System, vma: Vma) -> Vma:
+    """The VMA with the chain of the anon_vma that it has come by in a merge (`anon_vma_clone`)."""
+    chain = len(anon_vma_record(system, vma.anon_vma).chain) if vma.anon_vma else 0
+    return vma if chain == vma.chain else vma.replace(chain=chain)
+
+
 @attrs.define
 class Census:
     """How many VMAs use each anon_vma, and how many anon_vmas descend from it: what a fork wants to know.

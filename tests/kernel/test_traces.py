@@ -21,6 +21,7 @@ COMPLETE = {
     "fixed-replaces",
     "hint-placement",
     "growsdown",
+    "madv-flags",
     "merge-anon-both-sides",
     "merge-anon-vma",
     "mmap-errors",

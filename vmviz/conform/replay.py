@@ -181,6 +181,10 @@ class Replayer:
         self.last = self.machine.mremap(at, length, wanted, _bits(words, _MREMAP), self._number(new))
         return {"ret": hex(self.last)}
 
+    def _op_madvise(self, addr: str, length: str, advice: str) -> dict[str, Any]:
+        value = int(advice, 0) if advice[0].isdigit() else getattr(F, f"MADV_{advice.upper()}")
+        return {"ret": self.machine.madvise(self._number(addr), self._number(length), value)}
+
     def _op_brkbase(self, addr: str) -> dict[str, Any]:
         set_brk(self.machine.mm, self._number(addr))
         return {"ret": 0}

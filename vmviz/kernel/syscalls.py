@@ -38,6 +38,7 @@ from .mm.flags import (
     PROT_WRITE,
 )
 from .mm.gup import mm_populate
+from .mm.madvise import do_madvise
 from .mm.memory import pfn as pfn_calls
 from .mm.memory.zap import ZapResult, zap_vma_ptes
 from .mm.mm_types import File, Inode, Mm, System
@@ -225,6 +226,12 @@ class Syscalls:
         fields = (("addr", addr), ("old_len", old_len), ("new_len", new_len), ("flags", flags))
         with self._span("mremap", *fields, ("new_addr", new_addr)):
             return do_mremap(self.mm, addr, old_len, new_len, flags, new_addr)
+
+    def madvise(self, addr: int, length: int, advice: int) -> int:
+        """Take advice on a range (madvise(2)); ``advice`` is an MADV_* value."""
+        with self._span("madvise", ("addr", addr), ("length", length), ("advice", advice)):
+            do_madvise(self.mm, addr, length, advice)
+        return 0
 
     @contextmanager
     def _span(self, func: str, *fields: tuple[str, Any]) -> Iterator[None]:

@@ -36,3 +36,10 @@ def mremap(  # noqa: PLR0917
     values = (addr, old_len, new_len, flags, new_addr)
     numbers = [number(i, v, w) for i, (v, w) in enumerate(zip(values, names, strict=True))]
     return Result(m.mremap(*numbers), address=True)
+
+
+@function("addr length advice", "take advice on a range: an MADV_ word tells how it will be used")
+def madvise(m: Machine, addr: Value, length: Value, advice: Value) -> Result:
+    return Result(
+        m.madvise(number(0, addr, "addr"), number(1, length, "length"), number(2, advice, "advice"))
+    )

@@ -71,7 +71,7 @@ class TestStatus:
             (WRONG + "munmp(1)", ("--check",), 2),
             (WRONG + 'brk("x")', ("--check",), 2),
             ("load(", (), 2),
-            ("mprotect(0, 1, 2)", (), 2),
+            ("userfaultfd(0)", (), 2),
             ("", (), 0),
             ("", ("--check",), 0),
             ("\n\n", ("--check", "--json"), 0),

@@ -14,7 +14,6 @@ from vmviz.kernel.mm.flags import (
     MAP_FIXED_NOREPLACE,
     MAP_GROWSDOWN,
     MAP_HUGETLB,
-    MAP_LOCKED,
     MAP_NONBLOCK,
     MAP_POPULATE,
     MAP_PRIVATE,
@@ -104,8 +103,6 @@ def test_a_driver_that_refuses_leaves_no_trace_but_the_hole(m: Machine) -> None:
 def test_what_is_not_simulated_is_said(m: Machine) -> None:
     fd = m.memfd_create("f")
     m.ftruncate(fd, 2 * PAGE)
-    with pytest.raises(UnsupportedError, match="MAP_LOCKED"):
-        m.mmap(0, PAGE, 3, ANON | MAP_LOCKED)
     with pytest.raises(UnsupportedError, match="ftruncate"):
         m.ftruncate(fd, PAGE)
 

@@ -15,13 +15,26 @@ TRACES = Path(__file__).parent.parent / "data" / "kernel-traces"
 # Traces whose every operation is simulated: they agree to the end.  This set only grows.
 COMPLETE = {
     "brk",
+    "cow-fork",
+    "cow-pfnmap-fork",
+    "driver-merge",
     "fixed-replaces",
     "hint-placement",
+    "growsdown",
+    "madv-flags",
     "merge-anon-both-sides",
+    "merge-anon-vma",
     "mmap-errors",
+    "mprotect-errors",
+    "mprotect-split-merge",
+    "mremap-basic",
+    "mremap-errors",
+    "pfnmap-mremap",
+    "zap-after-mprotect",
     "zap-after-split",
     "zap-before-start",
     "zap-cross-end",
+    "zap-fork",
     "zap-half",
     "zap-hole",
     "zap-lazy-refault",
@@ -42,9 +55,6 @@ COMPLETE = {
 # How far the others must agree at least, in operations, before the first one that is not simulated.
 AT_LEAST = {
     "crash-zap-runaway": 1,
-    "driver-merge": 4,
-    "growsdown": 7,
-    "merge-anon-vma": 6,
     "mixedmap": 2,
     "pgtable-free": 6,
     "private-file": 8,
@@ -52,8 +62,6 @@ AT_LEAST = {
     "shared-file": 9,
     "truncate-basic": 5,
     "unmap-mapping-range": 6,
-    "zap-after-mprotect": 1,
-    "zap-fork": 2,
     "zero-page": 3,
 }
 

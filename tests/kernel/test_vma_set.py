@@ -54,7 +54,7 @@ def test_vma_is_an_immutable_value() -> None:
 
 CHANGES: dict[str, Any] = {
     "start": 0x2000, "end": 0x9000, "vm_flags": 0, "pgoff": 0, "page_prot": 0,
-    "file": 0, "anon_vma": 0, "ops": "", "name": "", "private": 0,
+    "file": 0, "anon_vma": 0, "ops": "", "name": "", "private": 0, "chain": 2,
 }  # fmt: skip
 
 

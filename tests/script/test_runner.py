@@ -63,6 +63,16 @@ GOOD = [
     ("munmap(0x1000, 4K)", "0"),
     ("brk(0)", "0x555555758000"),
     ("brk(NULL)", "0x555555758000"),
+    ("mprotect(a, 4K, PROT_READ)", "0"),
+    ("mprotect(a, 64K, PROT_NONE)", "0"),
+    ("mprotect(a, 17p, PROT_READ)", "-1 ENOMEM"),
+    ("mprotect(a + 1, 4K, PROT_READ)", "-1 EINVAL"),
+    ("mremap(a, 16p, 32p, MREMAP_MAYMOVE|MREMAP_FIXED, 0x40000000)", "0x40000000"),
+    ("mremap(a, 16p, 8p)", "a"),
+    ("madvise(a, 4p, MADV_DONTFORK)", "0"),
+    ("madvise(a, 4p, 999)", "-1 EINVAL"),
+    ("madvise(a, 17p, MADV_RANDOM)", "-1 ENOMEM"),
+    ("mremap(fb, 8M, 16M, MREMAP_MAYMOVE)", "-1 EFAULT"),
     ("load(a)", "0"),
     ("load(a, 64K)", "0"),
     ("load(0x1000)", "SIGSEGV SEGV_MAPERR"),
@@ -98,6 +108,10 @@ GOOD = [
     ("follow_pfn(vma(fb), fb + 1p)", str(0xE0001)),
     ("follow_pfn(vma(bar), bar)", "-1 EINVAL"),
     ("follow_pfn(vma(a), a)", "-1 EINVAL"),
+    ("fork()", "2"),
+    ("wait()", "-1 ECHILD"),
+    ("exit(1)", "-1 EPERM"),
+    ("exit_group(0)", "-1 EPERM"),
     ('execve("/usr/bin/thing", ["thing"], 0x7ffe /* 2 vars */)', "-1 EBUSY"),
 ]
 
@@ -172,8 +186,8 @@ STATIC = [
     ("mmap(NULL, 4K, PROT_RAED, MAP_PRIVATE)", 16, "'PROT_RAED' is not defined", "PROT_READ"),
     ("PROT_READ = 4", 1, "'PROT_READ' is a constant", None),
     ("load(later); later = 4", 6, "'later' is not defined", None),
-    ("mprotect(0, 4K, PROT_READ)", 1, "mprotect is a call of Linux that vmviz does not simulate yet", None),
-    ("load(mremap(0, 1, 2, 3))", 6, "mremap is a call of Linux", None),
+    ("load(process_madvise(0, 1, 2, 3))", 6, "process_madvise is a call of Linux", None),
+    ("userfaultfd(0)", 1, "userfaultfd is a call of Linux that vmviz does not simulate yet", None),
     ("load()", 1, "load takes 1 to 2 arguments, not 0", None),
 ]
 
@@ -503,3 +517,23 @@ def test_outcomes_are_numbered_and_know_their_lines() -> None:
     script = parse("brk(0)\n\nx = brk(0); brk(x)")
     r = Runner(config=Config(ram=16 << 20))
     assert [(o.i, o.line) for o in (r.run(s) for s in script.statements)] == [(0, 1), (1, 3), (2, 3)]
+
+
+def test_processes_take_turns_by_the_prefix_of_a_statement() -> None:
+    r = Runner()
+    for text, result in (
+        (f"a = mmap(NULL, 8K, {RW}, {ANON}, -1, 0)", ""),
+        ("store(a, 8K, 1)", "0"),
+        ("child = fork()", "2"),
+        ("[pid 2] store(a, 1, 2)", "0"),
+        ("load(a)", "0"),
+        ("[pid 2] exit(0)", "0"),
+        ("wait()", "2"),
+    ):
+        outcome = r.run_text(text)
+        assert not result or outcome.result == result, (text, outcome.why)
+    assert r.machine.peek(r.names["a"], 1) == b"\1"
+    assert r.machine.pid == 1
+    with pytest.raises(ScriptError, match="there is no process 2; the only one is 1"):
+        r.run_text("[pid 2] load(a)")
+    assert verify(r.machine) == []

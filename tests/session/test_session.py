@@ -215,7 +215,7 @@ class TestRunning:
         assert [d.outcome.i for d in s.done] == [0, 1]
 
     @pytest.mark.parametrize(
-        "text", ["load(zz)", "load(", "", "# words", "brk(0); brk(0)", 'load("x")', "mprotect(1,2,3)"]
+        "text", ["load(zz)", "load(", "", "# words", "brk(0); brk(0)", 'load("x")', "userfaultfd(1)"]
     )
     def test_a_wrong_statement_changes_nothing(self, text: str) -> None:
         s = session()

@@ -37,7 +37,7 @@ _COUNTERS = (
     "pgtables", "anon", "file", "shmem", "swap", "total_vm", "locked_vm", "data_vm", "exec_vm", "stack_vm",
     "map_count",
 )  # fmt: skip
-_RESULT = ("ret", "errno", "sig", "touched", "data", "zap")
+_RESULT = ("ret", "errno", "sig", "touched", "data", "zap", "vec", "child_status", "child_alive")
 
 
 def counters_of(machine: Machine) -> dict[str, int]:

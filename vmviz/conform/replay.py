@@ -7,14 +7,14 @@ The machine is made like the one of the traces: 4-level x86-64, no address rando
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from ..kernel.errors import KernelError, SignalRaised, UnsupportedError
-from ..kernel.exec import VDSO, VVAR, set_brk
+from ..kernel.exec import PIE_BASE, TEXT_SIZE, VDSO, VVAR, set_brk
 from ..kernel.machine import Machine
 from ..kernel.mm import flags as F
 from ..kernel.mm.mm_types import Inode
@@ -40,6 +40,19 @@ _MAP = {
     "stack": F.MAP_STACK,
     "locked": F.MAP_LOCKED,
 }
+
+
+_MREMAP = {
+    "maymove": F.MREMAP_MAYMOVE,
+    "fixed": F.MREMAP_FIXED,
+    "dontunmap": F.MREMAP_DONTUNMAP,
+    "bad": 0x100,
+}
+
+
+def _bits(words: str, values: dict[str, int]) -> int:
+    """The flags that a word list or a number stands for."""
+    return int(words, 0) if words[0].isdigit() else sum(values[word] for word in words.split(","))
 
 
 @attrs.define
@@ -68,13 +81,20 @@ class Replayer:
         self.machine.sys.cap_sys_rawio = True  # every scenario runs as root
         self.window = window
         self.machine.execve("/bin/run-oracle")
-        for page in (VVAR, VDSO):
-            self.machine.load(page)
+        self._prefault()
+        self.forks: list[int] = []
+        self.kept: list[int] = []
         self.oracle: Oracle = add_oracle(self.machine)
         self.files: dict[str, int] = {}
         self.last = 0
         self.start = counters_of(self.machine)
         self.machine.seal()
+
+    def _prefault(self) -> None:
+        """The pages of the traced program itself: of no interest, so they are there before the start."""
+        self.machine.load(PIE_BASE, TEXT_SIZE)
+        for page in (VVAR, VDSO):
+            self.machine.load(page)
 
     def run(self, op: Operation) -> dict[str, Any]:
         """Run one operation; returns the result fields of a record.  Raises `UnsupportedError` naming the
@@ -90,6 +110,40 @@ class Replayer:
 
     def _number(self, text: str) -> int:
         return number(text, self.last)
+
+    # -- processes
+
+    def _op_fork(self) -> dict[str, Any]:
+        parent = self.machine.pid
+        child = self.machine.fork()
+        self.forks.append(parent)
+        self.machine.switch_to(child)
+        self._prefault()
+        return {"ret": "child"}
+
+    def _op_endfork(self, keep: str = "") -> dict[str, Any]:
+        child = self.machine.pid
+        if keep:
+            self.kept.append(child)
+            self.machine.switch_to(self.forks.pop())
+        else:
+            self.machine.exit()
+            self.machine.switch_to(self.forks.pop())
+            self.machine.wait()
+        return {"ret": 0, "child_status": 0, "child_alive": int(bool(keep))}
+
+    def _op_reap(self) -> dict[str, Any]:
+        parent = self.machine.pid
+        self.machine.switch_to(self.kept.pop())
+        self.machine.exit()
+        self.machine.switch_to(parent)
+        self.machine.wait()
+        return {"ret": 0}
+
+    @property
+    def who(self) -> str:
+        """The process that runs, as a trace names it."""
+        return ("parent", "child", "grandchild")[len(self.forks)]
 
     # -- mappings
 
@@ -116,6 +170,20 @@ class Replayer:
     def _op_munmap(self, addr: str, length: str) -> dict[str, Any]:
         self.machine.munmap(self._number(addr), self._number(length))
         return {"ret": 0}
+
+    def _op_mprotect(self, addr: str, length: str, prot: str, grows: str = "") -> dict[str, Any]:
+        bits = sum(_PROT[c] for c in prot) | (F.PROT_GROWSDOWN if grows else 0)
+        self.machine.mprotect(self._number(addr), self._number(length), bits)
+        return {"ret": 0}
+
+    def _op_mremap(self, old: str, old_len: str, new_len: str, words: str, new: str = "0") -> dict[str, Any]:
+        at, length, wanted = (self._number(x) for x in (old, old_len, new_len))
+        self.last = self.machine.mremap(at, length, wanted, _bits(words, _MREMAP), self._number(new))
+        return {"ret": hex(self.last)}
+
+    def _op_madvise(self, addr: str, length: str, advice: str) -> dict[str, Any]:
+        value = int(advice, 0) if advice[0].isdigit() else getattr(F, f"MADV_{advice.upper()}")
+        return {"ret": self.machine.madvise(self._number(addr), self._number(length), value)}
 
     def _op_brkbase(self, addr: str) -> dict[str, Any]:
         set_brk(self.machine.mm, self._number(addr))
@@ -221,18 +289,25 @@ def replay_trace(path: Path) -> TraceResult:
     operations = parse_scn(path.with_suffix(".scn").read_text(encoding="utf-8"))
     low, high = (int(x, 16) for x in records[0]["window"])
     player = Replayer((low, high))
-    result = TraceResult(path.stem, len(operations))
     done = [r for r in records if "op" in r]
-    for op, record in zip(operations, done, strict=False):
-        if record["line"] != op.line or record["who"] != "parent":
-            result.unsupported = "fork"
-            break
+    result = TraceResult(path.stem, len(operations))
+    todo = _with_nesting(operations)
+    for record in done:
+        op, skipped = next(todo)
+        who = player.who if op.op == "fork" else ""
         try:
             got = player.run(op)
         except UnsupportedError as error:
             result.unsupported = f"{op.op}: {error}"
             break
         result.replayed += 1
+        if (record["line"], record["who"]) != (op.line, who or player.who):
+            result.differences.append(f"line {op.line}: run by {player.who}, recorded {record['who']}")
+            break
+        if op.op == "fork" and "errno" in record:  # what it nests has not run
+            for _ in range(skipped):
+                next(todo)
+            result.ops -= skipped
         found = compare_record(player.machine, player.oracle, player.window, player.start, record, got)
         result.differences += [f"line {op.line}, {op.op} {' '.join(op.args)}: {text}" for text in found]
         if result.differences:
@@ -241,6 +316,18 @@ def replay_trace(path: Path) -> TraceResult:
         if any("unfinished" in r for r in records):
             _crash(player, operations[len(done)], result)
     return result
+
+
+def _with_nesting(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, int]]:
+    """The operations in order, each fork with the number of those up to its endfork."""
+    for i, op in enumerate(operations):
+        depth = n = 0
+        if op.op == "fork":
+            for n, inner in enumerate(operations[i:]):  # noqa: B007 (n is wanted after the loop)
+                depth += {"fork": 1, "endfork": -1}.get(inner.op, 0)
+                if not depth:
+                    break
+        yield op, n
 
 
 def _crash(player: Replayer, op: Operation, result: TraceResult) -> None:

@@ -14,9 +14,10 @@ from .errors import (
     UnsupportedError,
     VmvizError,
 )
-from .machine import Config, Machine, Task
+from .machine import Config, Machine
 from .mm.memory.zap import ZapResult
 from .mm.vma import Vma
+from .processes import Task
 from .syscalls import VmaNotFound
 
 __all__ = [

@@ -24,22 +24,13 @@ from .mm.memory.zap import CONTRACTS
 from .mm.mm_types import Mm, System
 from .mm.page_alloc import Zone
 from .mm.pgtable import TableArena
+from .processes import Processes, Task
 from .syscalls import Syscalls
 from .trace.journal import Journal, Position
 from .trace.store import Keyed, Store
 
 KERNELS = ("6.1",)
 DEFAULT_RAM = 1 << 30
-
-
-@attrs.frozen
-class Task:
-    """A process: its pid, name (comm), the id of its mm, and how it ended ("" while it lives)."""
-
-    pid: int
-    comm: str
-    mm: int
-    exit: str = ""
 
 
 @attrs.frozen
@@ -72,8 +63,8 @@ class Config:
             )
 
 
-class Machine(Syscalls):
-    """A simulated machine with one process, ready to run statements.
+class Machine(Processes, Syscalls):
+    """A simulated machine with one process at first, ready to run statements.
 
     All changes go through ``journal``; `digest` is the same whenever the stores hold the same.
     """
@@ -95,20 +86,35 @@ class Machine(Syscalls):
         self.tasks = Keyed("tasks")
         self.fds = Keyed("fds")
         s = self.sys
-        kept = (s.files, s.inodes, s.page_cache, s.inode_refs, s.disk, s.ids, s.commit, s.driver_pages)
-        for store in (*kept, self.tasks, self.fds):
+        self.running = Keyed("running")
+        kept = (
+            s.files,
+            s.inodes,
+            s.page_cache,
+            s.inode_refs,
+            s.disk,
+            s.ids,
+            s.commit,
+            s.driver_pages,
+            s.sysctl,
+        )
+        for store in (*kept, s.anon_vmas, *s.swap.stores, self.tasks, self.fds, self.running):
             j.register(store)
-        self.mms: dict[int, Mm] = {}
+        self._mms: dict[int, Mm] = {}
         add_default_devices(s)
         add_special_mappings(s)
-        self.pid = self._new_task(c.comm)
+        j.write(self.running, "pid", self._new_task(c.comm))
 
     def _new_task(self, comm: str) -> int:
-        mm = Mm(self.sys, self.sys.new_id("mm"))
-        self.mms[mm.id] = mm
+        mm = self._new_mm()
         pid = self.sys.new_id("pid")
         self.journal.write(self.tasks, pid, Task(pid, comm, mm.id))
         return pid
+
+    def _new_mm(self) -> Mm:
+        mm = Mm(self.sys, self.sys.new_id("mm"))
+        self._mms[mm.id] = mm
+        return mm
 
     def _finish_boot(self) -> None:
         setup_mm(self.mm, vdso=self.config.vdso)
@@ -119,6 +125,16 @@ class Machine(Syscalls):
         self.journal.records.clear()
 
     # -- looking
+
+    @property
+    def pid(self) -> int:
+        """The process that runs."""
+        return int(self.running.data["pid"])
+
+    @property
+    def mms(self) -> dict[int, Mm]:
+        """The address spaces that live, by id."""
+        return {t.mm: self._mms[t.mm] for _, t in sorted(self.tasks.data.items()) if t.mm}
 
     @property
     def task(self) -> Task:

@@ -9,14 +9,16 @@ back nothing: what it did up to then is in the journal, as in the kernel.
 from __future__ import annotations
 
 import difflib
-from typing import NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import attrs
 
 from .drivers import open_backing
 from .errors import KernelError, UnsupportedError, VmvizError
 from .exec import execve as load_binary
-from .mm.access import EXEC, READ, WRITE, Access, access, mm_populate, peek
+from .mm.access import EXEC, READ, WRITE, Access, access, peek
 from .mm.brk import do_brk
 from .mm.filemap import get_inode, put_inode, write_page
 from .mm.flags import (
@@ -35,11 +37,15 @@ from .mm.flags import (
     PROT_READ,
     PROT_WRITE,
 )
+from .mm.gup import mm_populate
+from .mm.madvise import do_madvise
 from .mm.memory import pfn as pfn_calls
 from .mm.memory.zap import ZapResult, zap_vma_ptes
 from .mm.mm_types import File, Inode, Mm, System
 from .mm.mmap import Backing, do_mmap
 from .mm.mmu_gather import MmuGather
+from .mm.mprotect import do_mprotect
+from .mm.mremap import do_mremap
 from .mm.munmap import do_munmap
 from .mm.vma import Vma, vma_name
 from .trace.store import Keyed
@@ -54,7 +60,11 @@ class Syscalls:
     sys: System
     fds: Keyed
     tasks: Keyed
-    pid: int
+
+    @property
+    def pid(self) -> int:
+        """The process that runs."""
+        raise NotImplementedError
 
     @property
     def mm(self) -> Mm:
@@ -204,6 +214,36 @@ class Syscalls:
             raise
         j.leave("munmap", 0)
         return gather
+
+    def mprotect(self, addr: int, length: int, prot: int | str) -> MmuGather | None:
+        """Change the protection of a range (mprotect(2)); returns what was flushed, None for length 0."""
+        prot = prot if isinstance(prot, int) else sum(_PROT[c] for c in prot)
+        with self._span("mprotect", ("addr", addr), ("length", length), ("prot", prot)):
+            return do_mprotect(self.mm, addr, length, prot)
+
+    def mremap(self, addr: int, old_len: int, new_len: int, flags: int = 0, new_addr: int = 0) -> int:
+        """Resize or move a mapping and return its address (mremap(2)); lengths in bytes."""
+        fields = (("addr", addr), ("old_len", old_len), ("new_len", new_len), ("flags", flags))
+        with self._span("mremap", *fields, ("new_addr", new_addr)):
+            return do_mremap(self.mm, addr, old_len, new_len, flags, new_addr)
+
+    def madvise(self, addr: int, length: int, advice: int) -> int:
+        """Take advice on a range (madvise(2)); ``advice`` is an MADV_* value."""
+        with self._span("madvise", ("addr", addr), ("length", length), ("advice", advice)):
+            do_madvise(self.mm, addr, length, advice)
+        return 0
+
+    @contextmanager
+    def _span(self, func: str, *fields: tuple[str, Any]) -> Iterator[None]:
+        """A system call in the journal: entered, and left with 0 or its errno."""
+        j = self.sys.journal
+        j.enter(func, *fields)
+        try:
+            yield
+        except VmvizError as error:
+            j.leave(func, error.errno if isinstance(error, KernelError) else None)
+            raise
+        j.leave(func, 0)
 
     def brk(self, addr: int) -> int:
         """Move the program break; returns the resulting one, the old one on failure (brk(2))."""

@@ -18,6 +18,7 @@ from .mm.flags import VM_ACCOUNT, VM_MIXEDMAP, VM_PFNMAP, VM_WRITE
 from .mm.frames import PG_ANON, PG_HIDDEN, PG_SWAPBACKED, ZERO_PFN
 from .mm.mm_types import Mm, stat_class
 from .mm.page_alloc import ANON, DRIVER, FILE, FREE, OTHER, RESERVED, TABLE, ZERO
+from .mm.rmap import anon_vma_record
 from .mm.vma import Vma
 
 if TYPE_CHECKING:
@@ -165,7 +166,8 @@ def _entry(mm: Mm, vma: Vma, address: int, entry: int) -> str:
         return ""
     index = vma.pgoff + ((address - vma.start) >> 12)
     if frames.states.flat[pfn] == ANON:
-        if not vma.anon_vma or frames.mapping.flat[pfn] != vma.anon_vma:
+        chain = anon_vma_record(mm.sys, vma.anon_vma).chain
+        if not vma.anon_vma or frames.mapping.flat[pfn] not in chain:
             return f"maps a page of anon_vma {frames.mapping.flat[pfn]} in a VMA of anon_vma {vma.anon_vma}"
         return (
             "" if frames.index.flat[pfn] == index else f"maps page {frames.index.flat[pfn]}, not page {index}"

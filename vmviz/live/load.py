@@ -36,7 +36,7 @@ from vmviz.kernel.arch.x86 import (
 )
 from vmviz.kernel.errors import UnknownContentsError
 from vmviz.kernel.exec import PIE_BASE, STACK_LIMIT, mmap_base
-from vmviz.kernel.machine import Config, Machine, Task
+from vmviz.kernel.machine import Config, Machine
 from vmviz.kernel.mm.access import Access
 from vmviz.kernel.mm.flags import (
     O_RDONLY,
@@ -52,6 +52,7 @@ from vmviz.kernel.mm.flags import (
 from vmviz.kernel.mm.mm_types import File, Inode, Mm, stat_class
 from vmviz.kernel.mm.page_alloc import FREE, OTHER
 from vmviz.kernel.mm.vma import Vma
+from vmviz.kernel.processes import Task
 from vmviz.kernel.trace.journal import Journal
 from vmviz.live.check import problems
 from vmviz.live.errors import LiveError
@@ -104,7 +105,7 @@ class ImportedMachine(Machine):
         spare = self.frames.zones[-1]
         self.frames.states.put_many(slice(spare.start_pfn, spare.end_pfn), FREE)
         mm = Mm(self.sys, self.sys.new_id("mm"))
-        self.mms[mm.id] = mm
+        self._mms[mm.id] = mm
         pid = max(1, self.image.pid)
         self.journal.write(self.sys.ids, "pid", pid)
         self.journal.write(self.tasks, pid, Task(pid, comm, mm.id))
@@ -197,7 +198,9 @@ class ImportedMachine(Machine):
             pgoff = starts[i] >> 12 if own else offsets[i] >> 12
             file = files[key][0] if key in files else 0
             anon_vma = number if anonymous[i] else 0
-            out.append(Vma(starts[i], ends[i], flags, pgoff, prots[flags], file, anon_vma, ops, name))
+            chain = 1 if anon_vma else 0
+            prot = prots[flags]
+            out.append(Vma(starts[i], ends[i], flags, pgoff, prot, file, anon_vma, ops, name, 0, chain))
         sys.ids.put("anon_vma", number)
         return out
 

@@ -368,3 +368,8 @@ _VM_FAULT = {0x100: "VM_FAULT_NOPAGE", 0x2: "VM_FAULT_SIGBUS", 0x1: "VM_FAULT_OO
 def vmf_insert_pfn(m: Machine, area: Value, addr: Value, pfn: Value) -> Result:
     ret = m.vmf_insert_pfn(_vma(m, 0, area), _number(1, addr, "addr"), _pfn(2, pfn))
     return Result(ret, fields={"why": _VM_FAULT.get(ret, "")})
+
+
+# The calls that change mappings as a whole have a module of their own, which registers itself here.
+from . import functions_page as _functions_page  # noqa: E402, F401
+from . import functions_vma as _functions_vma  # noqa: E402, F401

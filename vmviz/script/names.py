@@ -17,7 +17,7 @@ CONSTANTS: dict[str, int] = {
 """NULL, PROT_*, MAP_*, O_*, VM_* and the others that statements use."""
 
 _NOT_YET = """
-    clone fork madvise mincore mlock mlock2 mlockall mprotect mremap msync munlock munlockall pkey_mprotect
+    clone mincore mlock mlock2 mlockall msync munlock munlockall pkey_mprotect
     process_madvise remap_file_pages swapon userfaultfd vfork
 """
 NOT_YET = frozenset(_NOT_YET.split())

@@ -117,9 +117,8 @@ class Runner:
     def run(self, statement: Statement, source: str = "", filename: str = "<script>") -> Outcome:
         """Run one statement; raises `ScriptError` when its values make no sense: then nothing has changed."""
         self._source, self._filename = source, filename
-        if statement.pid is not None and statement.pid != self.machine.pid:
-            self._fail(statement, f"there is no process {statement.pid}; the only one is {self.machine.pid}")
         start = self.machine.journal.end
+        self._switch(statement)
         base = Outcome(self.count, statement.line, statement.text, start=start, target=statement.target)
         call = statement.call
         if call is not None:
@@ -142,6 +141,16 @@ class Runner:
         self.count += 1
         outcome = attrs.evolve(outcome, end=self.machine.journal.end)
         return compare(outcome, statement.expect)
+
+    def _switch(self, statement: Statement) -> None:
+        """Let the process of ``[pid N]`` run, without one the first that lives."""
+        machine = self.machine
+        pid = statement.pid if statement.pid is not None else machine.first_pid
+        living = machine.living()
+        if pid not in living:
+            which = "the only one is" if len(living) == 1 else "there are"
+            self._fail(statement, f"there is no process {pid}; {which} {', '.join(map(str, living))}")
+        machine.switch_to(pid)
 
     def _succeeded(self, base: Outcome, result: Result) -> Outcome:
         value = result.value

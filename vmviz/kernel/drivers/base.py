@@ -33,7 +33,9 @@ class Driver:
     dev: str = "00:05"
 
 
-FILE_OPS = VmOperations("generic_file_vm_ops", filemap_fault, explain="the page cache fills a missing page")
+FILE_OPS = VmOperations(
+    "generic_file_vm_ops", filemap_fault, explain="the page cache fills a missing page", page_mkwrite=True
+)
 SHMEM_OPS = VmOperations("shmem_vm_ops", filemap_fault, explain="shmem makes a missing page on the spot")
 
 

@@ -16,10 +16,11 @@ from ..arch.x86 import _PAGE_ACCESSED, _PAGE_DIRTY, _PAGE_NX, _PAGE_PRESENT, _PA
 from ..errors import CallerBugError, SignalRaised, UnknownContentsError
 from ..trace.bulk import Bulk, SetLane
 from .brk import expand_downwards
-from .flags import VM_EXEC, VM_GROWSDOWN, VM_IO, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE
+from .flags import VM_EXEC, VM_GROWSDOWN, VM_READ, VM_WRITE
 from .frames import Contents
-from .memory.fault import handle_missing, handle_write_protected
+from .memory.fault import handle_missing
 from .memory.pfn import VM_FAULT_MAJOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV
+from .memory.wp import handle_write_protected
 from .memory.zap import pfns_of
 from .page_alloc import OutOfMemory
 
@@ -69,26 +70,6 @@ def access(mm: Mm, addr: int, length: int, kind: str, data: bytes | int = 0x5A) 
     read = _read_data(mm, addr, length) if kind == READ else b""
     c = mm.counters.data
     return Access(last - first + 1, read, c["min_flt"] - minor, c["maj_flt"] - major)
-
-
-def mm_populate(mm: Mm, start: int, length: int) -> None:
-    """Fault a range in as MAP_POPULATE does (mm/gup.c): for writing where a write would be private; errors
-    end it.
-
-    Mappings of devices (VM_IO, VM_PFNMAP) are left alone.
-    """
-    mm.sys.journal.enter("__mm_populate", ("start", start), ("len", length))
-    end = start + ((length + 4095) & -4096)
-    for vma in mm.vmas.overlapping(start, end):
-        if vma.vm_flags & (VM_IO | VM_PFNMAP) or not vma.vm_flags & (VM_READ | VM_WRITE | VM_EXEC):
-            continue
-        kind = WRITE if vma.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE else READ
-        low, high = max(start, vma.start), min(end, vma.end)
-        try:
-            access(mm, low, high - low, kind, b"")
-        except (SignalRaised, OutOfMemory, UnknownContentsError):
-            break
-    mm.sys.journal.leave("__mm_populate", 0)
 
 
 def _signal(name: str, code: str, addr: int, why: str) -> NoReturn:

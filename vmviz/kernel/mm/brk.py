@@ -16,47 +16,72 @@ from .flags import (
     VM_WRITE,
 )
 from .mm_types import STACK_GUARD_GAP, Mm
-from .mmap import PAGE_MASK, charge, expand_neighbour, guarded_start
+from .mmap import PAGE_MASK, guarded_start
 from .munmap import do_munmap
 from .rmap import anon_vma_prepare
+from .util import max_map_count, may_expand_vm, mlock_future_ok, rlimit, vm_enough_memory
 from .vma import Vma
+from .vma_merge import can_vma_merge_after
 
 
 def do_brk(mm: Mm, brk: int) -> int:
-    """Move the program break (brk(2)); returns the break that results, the old one on failure: there is no
-    error.
+    """Move the program break (brk(2), mm/mmap.c); returns the break that results, the old one on failure:
+    there is no error.
+
+    Refused are a break below its start, above RLIMIT_DATA, within a page or guard gap of the next VMA, and
+    what `_grow` refuses.  Simplified: the data segment of the program counts as empty.
     """
     j, old = mm.sys.journal, int(mm.field("brk"))
     j.enter("brk", ("brk", brk))
     start = mm.field("start_brk")
     new_end, old_end = (brk + 4095) & PAGE_MASK, (old + 4095) & PAGE_MASK
-    if brk < start or brk > mm.task_size:
+    try:
+        if brk < start or brk > mm.task_size or brk - start > rlimit(mm, "data"):
+            raise KernelError("ENOMEM", "brk", "the break would leave its limits")
+        if new_end < old_end:
+            here = mm.find_vma(old_end - 4096)
+            if here is None or here.start >= old_end:
+                raise KernelError("ENOMEM", "brk", "no heap ends at the old break")
+            do_munmap(mm, new_end, old_end - new_end)
+        elif new_end > old_end:
+            _grow(mm, old_end, new_end)
+    except KernelError:
         j.leave("brk", old)
         return old
-    if new_end < old_end:
-        do_munmap(mm, new_end, old_end - new_end)
-    elif new_end > old_end:
-        after = mm.find_vma(old_end)
-        if after is not None and new_end + 4096 > guarded_start(after):
-            j.leave("brk", old)
-            return old
-        flags = (
-            VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_ACCOUNT | mm.field("def_flags")
-        )
-        try:
-            charge(mm, (new_end - old_end) >> 12)
-        except KernelError:
-            j.leave("brk", old)
-            return old
-        if expand_neighbour(mm, old_end, new_end, flags, 0, old_end >> 12) is None:
-            prot = vm_get_page_prot(flags)
-            vma = Vma(old_end, new_end, flags | VM_SOFTDIRTY, old_end >> 12, prot, 0, 0, "", "[heap]")
-            j.write(mm.vmas, old_end, vma)
-            j.add(mm.counters, "map_count", 1)
-        mm.account(flags, (new_end - old_end) >> 12)
     mm.set_field("brk", brk)
     j.leave("brk", brk)
     return brk
+
+
+def _grow(mm: Mm, start: int, end: int) -> None:
+    """Extend the heap (`do_brk_flags`): the VMA below grows, or a new one begins; never joined to the one
+    above.
+
+    ENOMEM or EAGAIN: the next VMA is too near, RLIMIT_MEMLOCK, RLIMIT_AS or RLIMIT_DATA, max_map_count,
+    commit.
+    """
+    j, size = mm.sys.journal, end - start
+    after = mm.find_vma(start)
+    if after is not None and end + 4096 > guarded_start(after):
+        raise KernelError("ENOMEM", "brk", "the next mapping is in the way")
+    flags = VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_ACCOUNT | mm.field("def_flags")
+    if not mlock_future_ok(mm, mm.field("def_flags"), size):
+        raise KernelError("EAGAIN", "brk", "the locked memory would exceed RLIMIT_MEMLOCK")
+    if not may_expand_vm(mm, flags, size >> 12) or len(mm.vmas) > max_map_count(mm):
+        raise KernelError("ENOMEM", "brk", "RLIMIT_AS, RLIMIT_DATA or max_map_count is exceeded")
+    vm_enough_memory(mm, size >> 12, "brk")
+    below, pgoff = mm.vmas.find_prev(start), start >> 12
+    if below is not None and below.end == start and can_vma_merge_after(mm, below, flags, 0, 0, pgoff):
+        j.enter("vma_expand", ("start", below.start), ("end", end))
+        mm.set_vma(below, below.replace(end=end, vm_flags=below.vm_flags | VM_SOFTDIRTY))
+        j.leave("vma_expand", 0)
+    else:
+        prot = vm_get_page_prot(flags)
+        j.write(mm.vmas, start, Vma(start, end, flags | VM_SOFTDIRTY, pgoff, prot, 0, 0, "", "[heap]"))
+        j.add(mm.counters, "map_count", 1)
+    mm.account(flags, size >> 12)
+    if flags & VM_LOCKED:
+        j.add(mm.counters, "locked_vm", size >> 12)
 
 
 def expand_downwards(mm: Mm, vma: Vma, address: int) -> str:
@@ -79,15 +104,19 @@ def expand_downwards(mm: Mm, vma: Vma, address: int) -> str:
         error = f"it would come within the guard gap of 1 MiB of the VMA that ends at {before.end:#x}"
     elif grow > vma.pgoff:
         error = "its offset (vm_pgoff) would fall below 0"
-    elif vma.end - address > mm.field("stack_limit"):
-        error = f"the stack would exceed RLIMIT_STACK ({mm.field('stack_limit') >> 20} MiB)"
+    elif not may_expand_vm(mm, vma.vm_flags, grow):
+        error = "RLIMIT_AS would be exceeded"
+    elif vma.end - address > rlimit(mm, "stack"):
+        error = f"the stack would exceed RLIMIT_STACK ({rlimit(mm, 'stack') >> 10} KiB)"
+    elif not mlock_future_ok(mm, vma.vm_flags, grow << 12):
+        error = "the locked memory would exceed RLIMIT_MEMLOCK"
     if error:
         j.leave("expand_downwards", "ENOMEM")
         return error
     vma = anon_vma_prepare(mm, vma)
     if vma.vm_flags & VM_ACCOUNT:
         try:
-            charge(mm, grow)
+            vm_enough_memory(mm, grow, "expand_stack")
         except KernelError as refused:
             j.leave("expand_downwards", "ENOMEM")
             return refused.why

@@ -109,6 +109,23 @@ def _get_page(system: System, inode: Inode, index: int) -> tuple[int, int]:
     return cache.get((inode.id, index)), VM_FAULT_MAJOR
 
 
+def read_ahead(system: System, inode: Inode, first: int, last: int) -> None:
+    """Read pages ``first`` to ``last`` (exclusive) that are not cached, as far as the file and memory reach
+    (`force_page_cache_ra`).
+    """
+    last = min(last, (inode.size + 4095) >> 12)
+    missing = [i for i in range(first, last) if system.page_cache.get((inode.id, i)) is None]
+    if not missing:
+        return
+    system.journal.enter("page_cache_ra_order", ("index", first), ("nr_pages", last - first))
+    try:
+        for i in missing:
+            add_to_page_cache(system, inode, i)
+    except OutOfMemory:
+        pass
+    system.journal.leave("page_cache_ra_order")
+
+
 def filemap_fault(ctx: FaultContext) -> int:
     """Serve a fault on a file mapping from the page cache (`filemap_fault`, `shmem_fault`)."""
     system = ctx.mm.sys

@@ -22,6 +22,7 @@ from .page_alloc import FREE, RESERVED, STATE_NAMES, ZERO, FrameStates, OutOfMem
 PG_ANON, PG_EXCLUSIVE, PG_LRU, PG_SWAPBACKED = 1, 2, 4, 8
 PG_UPTODATE, PG_DIRTY, PG_REFERENCED, PG_ACTIVE = 16, 32, 64, 128
 PG_RESERVED, PG_PGTABLE, PG_ZERO, PG_HIDDEN = 256, 512, 1024, 2048
+PG_MLOCKED, PG_UNEVICTABLE, PG_SWAPCACHE = 4096, 8192, 16384
 PG_NAMES = {
     PG_ANON: "anon",
     PG_EXCLUSIVE: "exclusive",
@@ -35,6 +36,9 @@ PG_NAMES = {
     PG_PGTABLE: "pgtable",
     PG_ZERO: "zero",
     PG_HIDDEN: "hidden",
+    PG_MLOCKED: "mlocked",
+    PG_UNEVICTABLE: "unevictable",
+    PG_SWAPCACHE: "swapcache",
 }
 ZERO_PFN = 1
 """The shared zero page: here the second frame of RAM; a real kernel keeps it in its image."""

@@ -19,6 +19,7 @@ from ..trace.store import Counters, Keyed
 from .flags import VM_EXEC, VM_GROWSDOWN, VM_SHARED, VM_WRITE
 from .frames import Frames
 from .pgtable import TableArena
+from .swapfile import SwapArea
 from .vma import Vma
 from .vma_set import VmaSet
 
@@ -78,6 +79,8 @@ class VmOperations:
     ``fault`` serves a missing page; without it a missing page is SIGBUS.  ``per_page``: a run of pages is
     served as one fault each.  ``close``: the driver wants to hear of the end of a VMA, which keeps it from
     merging.  ``explain`` says in a sentence what the handler does.
+    ``may_split`` is asked before a cut at an address and returns an errno to refuse it; ``page_mkwrite``: the
+    first write to a page of a shared mapping is to fault.
     """
 
     name: str
@@ -85,12 +88,16 @@ class VmOperations:
     per_page: bool = False
     close: bool = False
     explain: str = ""
+    may_split: Callable[[Vma, int], str] | None = None
+    page_mkwrite: bool = False
 
 
 @attrs.define
 class System:
     """What the whole machine shares.  ``kernel`` and ``zap_contract`` are the dials of DESIGN.md section 4;
-    ``cap_sys_rawio``: the process may map below ``mmap_min_addr`` (bytes), as root may."""
+    ``cap_sys_rawio``: the process may map below ``mmap_min_addr`` (bytes), as root may;
+    ``cap_ipc_lock``: it may lock without limit; ``cap_sys_admin``: root's reserve is open to it.
+    ``totalram_pages`` (0: all frames) and ``total_swap_pages`` are what overcommitting goes by."""
 
     journal: Journal
     mode: PagingMode
@@ -102,6 +109,11 @@ class System:
     max_map_count: int = 65530
     mmap_min_addr: int = 65536
     cap_sys_rawio: bool = False
+    cap_ipc_lock: bool = False
+    cap_sys_admin: bool = False
+    totalram_pages: int = 0
+    total_swap_pages: int = 0
+    sysctl: Keyed = attrs.field(factory=lambda: Keyed("sysctl"))
     files: Keyed = attrs.field(factory=lambda: Keyed("files"))
     inodes: Keyed = attrs.field(factory=lambda: Keyed("inodes"))
     page_cache: Keyed = attrs.field(factory=lambda: Keyed("page_cache"))
@@ -110,6 +122,10 @@ class System:
     ids: Counters = attrs.field(factory=lambda: Counters("ids", ("file", "inode", "anon_vma", "mm", "pid")))
     commit: Counters = attrs.field(factory=lambda: Counters("commit", ("committed",)))
     driver_pages: Keyed = attrs.field(factory=lambda: Keyed("driver_pages"))
+    anon_vmas: Keyed = attrs.field(factory=lambda: Keyed("anon_vmas"))
+    swap: SwapArea = attrs.field(
+        default=attrs.Factory(lambda self: SwapArea(self.frames.contents), takes_self=True)
+    )
     vm_ops: dict[str, VmOperations] = attrs.field(factory=dict)
     drivers: dict[str, Any] = attrs.field(factory=dict)
 

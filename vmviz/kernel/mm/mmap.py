@@ -9,8 +9,8 @@ from typing import NoReturn
 
 import attrs
 
-from ..arch.x86 import vm_get_page_prot
-from ..errors import CallerBugError, KernelError, UnsupportedError
+from ..arch.x86 import _PAGE_CHG_MASK, vm_get_page_prot
+from ..errors import CallerBugError, KernelError
 from .filemap import get_inode, put_inode
 from .flags import (
     MAP_ANONYMOUS,
@@ -31,6 +31,9 @@ from .flags import (
     PROT_WRITE,
     VM_ACCOUNT,
     VM_GROWSDOWN,
+    VM_HUGETLB,
+    VM_LOCKED,
+    VM_LOCKED_MASK,
     VM_MAYEXEC,
     VM_MAYREAD,
     VM_MAYSHARE,
@@ -39,6 +42,7 @@ from .flags import (
     VM_SHARED,
     VM_SOFTDIRTY,
     VM_SPECIAL,
+    VM_WRITE,
     accountable_mapping,
     calc_vm_flag_bits,
     calc_vm_prot_bits,
@@ -48,7 +52,17 @@ from .mm_types import STACK_GUARD_GAP, File, Inode, Mm
 from .mmu_gather import MmuGather
 from .munmap import do_munmap, free_pgtables
 from .page_alloc import OutOfMemory
+from .util import (
+    OVERCOMMIT_NEVER,
+    can_do_mlock,
+    max_map_count,
+    may_expand_vm,
+    mlock_future_ok,
+    sysctl,
+    vm_enough_memory,
+)
 from .vma import Vma
+from .vma_merge import vma_expand
 
 PAGE_MASK = ~4095
 TOP = 1 << 64
@@ -81,13 +95,11 @@ def do_mmap(
     bytes.
 
     ``shmem_setup`` makes the file of a shared anonymous mapping of so many bytes (`shmem_zero_setup`).
-    Errors, in the kernel's order: EINVAL, ENOMEM, EPERM, EEXIST, EOVERFLOW, EACCES, ENODEV, and the driver's
-    own. Not simulated: MAP_LOCKED (`UnsupportedError`), seals; of MAP_HUGETLB only that the pool is empty.
+    Errors, in the kernel's order: EINVAL, ENOMEM, EPERM, EEXIST, EAGAIN, EOVERFLOW, EACCES, ENODEV, and the
+    driver's own. Not simulated: seals; of MAP_HUGETLB only that the pool is empty.
     """
     if offset & 4095:
         _fail("EINVAL", f"offset {offset:#x} is not page aligned")
-    if flags & MAP_LOCKED:
-        raise UnsupportedError("mmap with MAP_LOCKED is not simulated yet: there is no mlock")
     if flags & MAP_HUGETLB:
         _fail("ENOMEM", "no huge pages are reserved on this machine (nr_hugepages is 0)")
     if length == 0:
@@ -102,8 +114,8 @@ def do_mmap(
     if size == 0:
         _fail("ENOMEM", "length wraps when rounded up to pages")
     pgoff = offset >> 12
-    if len(mm.vmas) > mm.sys.max_map_count:
-        _fail("ENOMEM", f"the process has more than {mm.sys.max_map_count} VMAs (max_map_count)")
+    if len(mm.vmas) > (limit := max_map_count(mm)):
+        _fail("ENOMEM", f"the process has more than {limit} VMAs (max_map_count)")
     addr = get_unmapped_area(mm, addr, size, flags)
     if flags & MAP_FIXED_NOREPLACE:
         there = mm.vmas.first_overlap(addr, addr + size)
@@ -117,6 +129,10 @@ def do_mmap(
         | VM_MAYWRITE
         | VM_MAYEXEC
     )
+    if flags & MAP_LOCKED and not can_do_mlock(mm):
+        _fail("EPERM", "RLIMIT_MEMLOCK is 0 and the process may not lock without limit")
+    if not mlock_future_ok(mm, vm_flags, size):
+        _fail("EAGAIN", "the locked memory would exceed RLIMIT_MEMLOCK")
     kind = flags & MAP_TYPE
     if backing is not None:
         _check_reach(backing, pgoff, size)
@@ -126,14 +142,13 @@ def do_mmap(
             _fail("EINVAL", "MAP_GROWSDOWN needs a private mapping")
         pgoff = 0
         vm_flags |= VM_SHARED | VM_MAYSHARE
-        backing = shmem_setup(size) if shmem_setup else None
     elif kind == MAP_PRIVATE:
         pgoff = addr >> 12
     else:
         _fail("EINVAL", "flags name neither MAP_PRIVATE nor MAP_SHARED")
-    if flags & MAP_NORESERVE:
+    if flags & MAP_NORESERVE and sysctl(mm, "vm.overcommit_memory") != OVERCOMMIT_NEVER:
         vm_flags |= VM_NORESERVE
-    return mmap_region(mm, addr, size, vm_flags, pgoff, backing)
+    return mmap_region(mm, addr, size, vm_flags, pgoff, backing, shmem_setup)
 
 
 def _check_reach(backing: Backing, pgoff: int, size: int) -> None:
@@ -201,26 +216,40 @@ def guarded_start(vma: Vma) -> int:
 
 
 def mmap_region(
-    mm: Mm, addr: int, size: int, vm_flags: int, pgoff: int, backing: Backing | None = None
+    mm: Mm,
+    addr: int,
+    size: int,
+    vm_flags: int,
+    pgoff: int,
+    backing: Backing | None = None,
+    shmem_setup: Callable[[int], Backing] | None = None,
 ) -> int:
     """Put the mapping in place (mm/mmap.c): unmap what is there, charge, join a neighbour or insert a new
     VMA.
+
+    Simplified: what a shared anonymous mapping would charge (shmem_acct_size) is judged, but not kept.
     """
     j = mm.sys.journal
     end = addr + size
     j.enter("mmap_region", ("addr", addr), ("len", size), ("vm_flags", vm_flags))
-    if mm.vmas.first_overlap(addr, end) is not None:
-        do_munmap(mm, addr, size)
+    try:
+        _make_room(mm, addr, size, vm_flags, backing is None and shmem_setup is not None)
+    except KernelError as error:
+        j.leave("mmap_region", error.errno)
+        raise
     if accountable_mapping(vm_flags):
-        charge(mm, size >> 12)
         vm_flags |= VM_ACCOUNT
+    if backing is None and vm_flags & VM_SHARED and shmem_setup is not None:
+        backing = shmem_setup(size)
     name, ops = ("", "")
     file_id = 0
     if backing is not None:
         file_id, name, ops = backing.file.id, backing.file.path, ""
-    if expand_neighbour(mm, addr, end, vm_flags, file_id, pgoff) is not None:
+    if vma_expand(mm, addr, end, vm_flags, file_id, pgoff) is not None:
         # The file's mmap method is not asked: a neighbour that may grow over the range has been through it.
         mm.account(vm_flags, size >> 12)
+        if vm_flags & VM_LOCKED:
+            j.add(mm.counters, "locked_vm", size >> 12)
         j.leave("mmap_region", addr)
         return addr
     vma = Vma(addr, end, vm_flags | VM_SOFTDIRTY, pgoff, vm_get_page_prot(vm_flags), file_id, 0, ops, name)
@@ -242,8 +271,69 @@ def mmap_region(
             raise
     j.add(mm.counters, "map_count", 1)
     mm.account(vma.vm_flags, size >> 12)
+    _finish(mm, vma)
     j.leave("mmap_region", addr)
     return addr
+
+
+def _make_room(mm: Mm, addr: int, size: int, vm_flags: int, shmem: bool) -> None:
+    """The limits, the mappings in the way, and the charge, in the kernel's order."""
+    pages, end = size >> 12, addr + size
+    if not may_expand_vm(mm, vm_flags, pages):
+        replaced = sum((min(v.end, end) - max(v.start, addr)) >> 12 for v in mm.vmas.overlapping(addr, end))
+        if not may_expand_vm(mm, vm_flags, pages - replaced):
+            _fail("ENOMEM", "the mapping would exceed RLIMIT_AS or RLIMIT_DATA")
+    if mm.vmas.first_overlap(addr, end) is not None:
+        try:
+            do_munmap(mm, addr, size)
+        except KernelError as error:
+            raise KernelError("ENOMEM", "mmap", error.why) from None
+    if accountable_mapping(vm_flags):
+        vm_enough_memory(mm, pages)
+    elif shmem and vm_flags & VM_SHARED and not vm_flags & VM_NORESERVE:
+        vm_enough_memory(mm, pages, charge=False)
+
+
+def _finish(mm: Mm, vma: Vma) -> None:
+    """What follows when the driver has had its say: locked pages are counted, the protection is final."""
+    flags = vma.vm_flags
+    if flags & VM_LOCKED:
+        if flags & VM_SPECIAL or flags & VM_HUGETLB:
+            flags &= ~VM_LOCKED_MASK
+        else:
+            mm.sys.journal.add(mm.counters, "locked_vm", vma.nr_pages)
+    new = vma.replace(vm_flags=flags, page_prot=vma_page_prot(mm, vma, flags))
+    if new != vma:
+        mm.set_vma(vma, new)
+
+
+def vma_page_prot(mm: Mm, vma: Vma, vm_flags: int) -> int:
+    """The bits of a new entry of a VMA when it has ``vm_flags`` (`vma_set_page_prot`); cache bits stay.
+
+    Without the write bit where the first write to a page is to be noticed.
+    """
+    prot = _pgprot_modify(vma.page_prot, vm_flags)
+    if vma_wants_writenotify(mm, vma, vm_flags, prot):
+        prot = _pgprot_modify(prot, vm_flags & ~VM_SHARED)
+    return prot
+
+
+def _pgprot_modify(old: int, vm_flags: int) -> int:
+    return (old & _PAGE_CHG_MASK) | (vm_get_page_prot(vm_flags) & ~_PAGE_CHG_MASK)
+
+
+def vma_wants_writenotify(mm: Mm, vma: Vma, vm_flags: int, prot: int) -> bool:
+    """Whether writes to clean pages of a shared writable mapping must fault (mm/mmap.c): the file wants to
+    know, or soft-dirty bits are tracked.
+    """
+    if vm_flags & (VM_WRITE | VM_SHARED) != VM_WRITE | VM_SHARED:
+        return False
+    ops = mm.sys.ops_of(vma)
+    if ops is not None and ops.page_mkwrite:
+        return True
+    if prot != _pgprot_modify(prot, vm_flags):
+        return False
+    return not vm_flags & VM_SOFTDIRTY
 
 
 def _undo_driver(mm: Mm, vma: Vma) -> None:
@@ -260,75 +350,6 @@ def _undo_driver(mm: Mm, vma: Vma) -> None:
     put_inode(mm.sys, current.file)
     if current.vm_flags & VM_ACCOUNT:
         mm.sys.journal.add(mm.sys.commit, "committed", -current.nr_pages)
-
-
-def charge(mm: Mm, pages: int) -> None:
-    """Charge committed memory (`security_vm_enough_memory_mm`), by the heuristic rule: one request must not
-    exceed RAM.
-    """
-    if pages > mm.sys.frames.nr_frames:
-        _fail(
-            "ENOMEM",
-            f"{pages} pages are more than the machine's RAM of {mm.sys.frames.nr_frames} (overcommit 0)",
-        )
-    mm.sys.journal.add(mm.sys.commit, "committed", pages)
-
-
-def _anon_compatible(neighbour: Vma, anon_vma: int) -> bool:
-    """Whether anon_vmas allow a merge: one is missing, or they are the same (no fork has happened here)."""
-    return not neighbour.anon_vma or not anon_vma or neighbour.anon_vma == anon_vma
-
-
-def _alike(mm: Mm, neighbour: Vma, vm_flags: int, file_id: int) -> bool:
-    ops = mm.sys.ops_of(neighbour)
-    return (
-        not (neighbour.vm_flags ^ vm_flags) & ~VM_SOFTDIRTY
-        and neighbour.file == file_id
-        and not (ops is not None and ops.close)
-    )
-
-
-def expand_neighbour(mm: Mm, start: int, end: int, vm_flags: int, file_id: int, pgoff: int) -> Vma | None:
-    """Grow a neighbour over the new range instead of inserting a VMA (the expanding part of mmap_region,
-    6.1).
-
-    The next VMA is tried first, so a mapping between two that cannot become one joins the next.
-    """
-    if vm_flags & VM_SPECIAL:
-        return None
-    pages = (end - start) >> 12
-    before, after = mm.vmas.find_prev(start), mm.vmas.find(end)
-    grown: Vma | None = None
-    if (
-        after is not None
-        and after.start == end
-        and _alike(mm, after, vm_flags, file_id)
-        and after.pgoff == pgoff + pages
-    ):
-        grown = after.replace(start=start, pgoff=after.pgoff - pages)
-    if (
-        before is not None
-        and before.end == start
-        and _alike(mm, before, vm_flags, file_id)
-        and before.pgoff + before.nr_pages == pgoff
-        and _anon_compatible(before, grown.anon_vma if grown else 0)
-    ):
-        anon = before.anon_vma or (grown.anon_vma if grown else 0)
-        grown = before.replace(end=grown.end if grown else end, anon_vma=anon)
-    if grown is None:
-        return None
-    j = mm.sys.journal
-    j.enter("vma_expand", ("start", grown.start), ("end", grown.end))
-    grown = grown.replace(vm_flags=grown.vm_flags | VM_SOFTDIRTY)
-    if after is not None and grown.end == after.end:
-        j.write(mm.vmas, after.start, None)
-        if grown.start < start:
-            j.add(mm.counters, "map_count", -1)
-            if after.file:
-                put_inode(mm.sys, after.file)
-    j.write(mm.vmas, grown.start, grown)
-    j.leave("vma_expand", 0)
-    return grown
 
 
 __all__ = ["MAP_ANONYMOUS", "Backing", "do_mmap", "get_unmapped_area", "mmap_region"]

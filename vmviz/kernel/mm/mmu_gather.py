@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from ..arch.tlb import TlbFlush
 from ..trace.bulk import Bulk, Lane, SetLane
+from .frames import PG_SWAPCACHE
 from .page_alloc import FREE
+from .swapfile import free_swap_cache
 
 if TYPE_CHECKING:
     from .mm_types import Mm
@@ -72,6 +74,9 @@ class MmuGather:
     def _free_pages(self, pfns: NDArray[np.int64]) -> None:
         """Drop the gather's reference to each page (`free_pages_and_swap_cache`)."""
         frames = self.mm.sys.frames
+        cached = pfns[(frames.flags.array[pfns] & PG_SWAPCACHE) != 0]
+        for pfn in cached.tolist():
+            free_swap_cache(self.mm.sys, pfn)
         if len(pfns) < 16 or len(np.unique(pfns)) != len(pfns):
             for pfn in pfns.tolist():
                 self.freed_pages += frames.put_page(pfn)

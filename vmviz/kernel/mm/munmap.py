@@ -6,12 +6,14 @@ from typing import NoReturn
 
 from ..arch.x86 import _PAGE_PSE
 from ..errors import KernelError
-from .filemap import get_inode, put_inode
+from .filemap import put_inode
 from .flags import VM_ACCOUNT, VM_LOCKED
 from .memory.zap import unmap_single_vma, update_hiwater_rss
 from .mm_types import Mm
 from .mmu_gather import MmuGather
+from .util import max_map_count
 from .vma import Vma
+from .vma_merge import do_split_vma
 
 
 def _fail(errno: str, why: str) -> NoReturn:
@@ -38,15 +40,19 @@ def do_munmap(mm: Mm, addr: int, length: int) -> MmuGather | None:
     j = mm.sys.journal
     j.enter("do_mas_align_munmap", ("start", addr), ("end", end))
     first, last = vmas[0], vmas[-1]
-    if first.start < addr and first.end > end and len(mm.vmas) >= mm.sys.max_map_count:
+    if first.start < addr and first.end > end and len(mm.vmas) >= max_map_count(mm):
         j.leave("do_mas_align_munmap", "ENOMEM")
         _fail("ENOMEM", "punching a hole would exceed max_map_count")
-    if first.start < addr:
-        first = split_vma(mm, first, addr)[1]
-    if last.start < addr:
-        last = first
-    if last.end > end:
-        split_vma(mm, last, end)
+    try:
+        if first.start < addr:
+            first = do_split_vma(mm, first, addr)[1]
+        if last.start < addr:
+            last = first
+        if last.end > end:
+            do_split_vma(mm, last, end)
+    except KernelError as error:
+        j.leave("do_mas_align_munmap", error.errno)
+        raise
     vmas = mm.vmas.overlapping(addr, end)
     before, after = mm.vmas.find_prev(vmas[0].start), mm.vmas.find(end)
     for vma in vmas:
@@ -63,23 +69,6 @@ def do_munmap(mm: Mm, addr: int, length: int) -> MmuGather | None:
             put_inode(mm.sys, vma.file)
     j.leave("do_mas_align_munmap", 0)
     return gather
-
-
-def split_vma(mm: Mm, vma: Vma, addr: int) -> tuple[Vma, Vma]:
-    """Split a VMA at ``addr`` (`__split_vma`); returns the low and the high part.  The high part's pgoff
-    follows.
-    """
-    j = mm.sys.journal
-    j.enter("__split_vma", ("vma", vma.start), ("addr", addr))
-    low = vma.replace(end=addr)
-    high = vma.replace(start=addr, pgoff=vma.pgoff + ((addr - vma.start) >> 12))
-    j.write(mm.vmas, vma.start, low)
-    j.write(mm.vmas, addr, high)
-    j.add(mm.counters, "map_count", 1)
-    if vma.file:
-        get_inode(mm.sys, vma.file)
-    j.leave("__split_vma", 0)
-    return low, high
 
 
 def unmap_region(mm: Mm, vmas: list[Vma], floor: int, ceiling: int) -> MmuGather:

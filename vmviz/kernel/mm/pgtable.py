@@ -193,13 +193,16 @@ class TableArena:
         slot = self.lookup(pgd, va)
         if slot >= 0:
             return slot
+        return self.ensure_level(pgd, va, counters, len(self.upper) - (not leaf))
+
+    def ensure_level(self, pgd: int, va: int, counters: Any, level: int) -> int:
+        """The slot for ``va`` in its table of ``level`` (0 is the root), with the tables down to it
+        allocated.
+        """
         row = pgd
         j = self.journal
-        last = len(self.upper) - 1
-        for n, (shift, mask) in enumerate(self.upper):
+        for n, (shift, mask) in enumerate(self.upper[:level]):
             slot = (row << self.bits) | ((va >> shift) & mask)
-            if n == last and not leaf:
-                return slot
             entry = self.flat[slot]
             if entry:
                 row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
@@ -210,7 +213,28 @@ class TableArena:
             j.write(self, slot, (self.pfn_of.flat[row] << 12) | _PAGE_TABLE)
             j.add(counters, "pgtables", 4096)
             j.leave(name, 0)
-        return (row << self.bits) | ((va >> self.page_shift) & self.leaf_mask)
+        shift, mask = (self.page_shift, self.leaf_mask) if level == len(self.upper) else self.upper[level]
+        return (row << self.bits) | ((va >> shift) & mask)
+
+    def ensure_table(self, pgd: int, va: int, counters: Any, level: int) -> None:
+        """Allocate the tables on the way to ``va``, down to the table of ``level`` (`pud_alloc` and its
+        like).
+
+        Raises `OutOfMemory` when no frame is free; tables made before that stay.
+        """
+        row, j = pgd, self.journal
+        for n, (shift, mask) in enumerate(self.upper[:level]):
+            slot = (row << self.bits) | ((va >> shift) & mask)
+            entry = self.flat[slot]
+            if entry:
+                row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
+                continue
+            name = _ALLOC_NAMES[self.mode.levels[n + 1].name]
+            j.enter(name, ("address", va))
+            row = self.alloc_table(n + 1)
+            j.write(self, slot, (self.pfn_of.flat[row] << 12) | _PAGE_TABLE)
+            j.add(counters, "pgtables", 4096)
+            j.leave(name, 0)
 
     def segments(self, pgd: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """The slots of ``[start, end)`` where tables exist: ``(slot, nr_entries, address)``, one per

@@ -24,8 +24,9 @@ class Vma:
     ``pgoff`` is the offset of ``start`` in the backing, in pages (private anonymous: start >> 12 at first);
     ``page_prot`` the attribute bits of a new entry; ``file`` and ``anon_vma`` are ids (0: none); ``ops``
     names the vm_operations table ("": vm_ops is NULL, which makes the VMA anonymous); ``name`` is what
-    /proc/PID/maps prints at the end of the line; ``private`` is the driver's own (vm_private_data).  No
-    field is judged here.
+    /proc/PID/maps prints at the end of the line; ``private`` is the driver's own (vm_private_data);
+    ``chain`` is the length of the anon_vma chain (0: no anon_vma, 1: a singleton, more: inherited by fork).
+    No field is judged here.
 
     >>> v = Vma(0x1000, 0x5000, 0x8100073, pgoff=1)
     >>> v.nr_pages, v.perms, 0x4FFF in v, 0x5000 in v
@@ -42,6 +43,7 @@ class Vma:
     ops: str = ""
     name: str = ""
     private: int = 0
+    chain: int = 0
 
     def __new__(
         cls,
@@ -55,6 +57,7 @@ class Vma:
         ops: str = "",
         name: str = "",
         private: int = 0,
+        chain: int = 0,
     ) -> Vma:
         """Fill an object of the same layout that is not frozen yet, then freeze it by giving it its class.
 
@@ -72,6 +75,7 @@ class Vma:
         draft.ops = ops
         draft.name = name
         draft.private = private
+        draft.chain = chain
         draft.__class__ = Vma  # type: ignore[assignment]
         return draft  # type: ignore[return-value]
 
@@ -130,6 +134,7 @@ class Vma:
         ops: str | None = None,
         name: str | None = None,
         private: int | None = None,
+        chain: int | None = None,
     ) -> Vma:
         """A copy in which the given fields differ (attrs.evolve, without its look-up of the fields).
 
@@ -148,6 +153,7 @@ class Vma:
             self.ops if ops is None else ops,
             self.name if name is None else name,
             self.private if private is None else private,
+            self.chain if chain is None else chain,
         )
 
     def __repr__(self) -> str:
@@ -194,6 +200,7 @@ class _Draft:
     ops: str
     name: str
     private: int
+    chain: int
 
 
 _new = object.__new__

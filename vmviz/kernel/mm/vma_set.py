@@ -13,7 +13,7 @@ from itertools import accumulate
 from .vma import Vma
 from .vma_gaps import STALE, GapMaxima
 
-_FIXED = struct.Struct("<8QII")
+_FIXED = struct.Struct("<8Q3I")
 
 
 class VmaSet(GapMaxima):
@@ -109,7 +109,7 @@ class VmaSet(GapMaxima):
             self._halve(c, i)
 
     def serial(self) -> bytes:
-        """All VMAs in address order: eight 64-bit numbers, two lengths and the two texts as UTF-8."""
+        """All VMAs in address order: eight 64-bit numbers, three of 32 bits, and the two texts as UTF-8."""
         parts: list[bytes] = []
         pack = _FIXED.pack
         for v in self:
@@ -117,7 +117,7 @@ class VmaSet(GapMaxima):
             parts.append(
                 pack(
                     *(v.start, v.end, v.vm_flags, v.pgoff, v.page_prot, v.file, v.anon_vma, v.private),
-                    *(len(ops), len(name)),
+                    *(v.chain, len(ops), len(name)),
                 )
             )
             parts.append(ops + name)

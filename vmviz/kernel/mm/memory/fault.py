@@ -7,28 +7,23 @@ run of one page is a few plain writes; a longer one is a bulk record with lanes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from ...arch.tlb import TlbFlush
 from ...arch.x86 import (
-    _PAGE_ACCESSED,
     _PAGE_DIRTY,
     _PAGE_RW,
     _PAGE_SOFT_DIRTY,
     _PAGE_SPECIAL,
-    PTE_PFN_MASK,
 )
 from ...errors import CallerBugError
 from ...trace.bulk import Bulk, CountLane, Lane, SetLane
-from ..flags import VM_SHARED, VM_WRITE
+from ..flags import VM_WRITE
 from ..frames import (
     PG_ANON,
-    PG_DIRTY,
     PG_EXCLUSIVE,
     PG_LRU,
     PG_SWAPBACKED,
@@ -36,11 +31,10 @@ from ..frames import (
     ZERO_PFN,
     Frames,
 )
-from ..mmu_gather import flush_tlb
 from ..page_alloc import ANON, OutOfMemory
 from ..rmap import anon_vma_prepare
 from .pfn import VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_SIGBUS, vmf_insert_pfn
-from .zap import device_lanes, pfns_of
+from .zap import device_lanes
 
 if TYPE_CHECKING:
     from ..mm_types import Mm
@@ -178,123 +172,6 @@ def alloc_lanes(
 
 def _rising(pfns: NDArray[np.int64]) -> bool:
     return len(pfns) < 3 or bool((np.diff(pfns) == 1).all())
-
-
-def handle_write_protected(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> int:
-    """A write to present but read-only pages (`do_wp_page`): reuse the page or copy it.
-
-    Serves as many of the ``n`` pages as are of the first one's kind.
-    """
-    j, arena = mm.sys.journal, mm.sys.arena
-    values = arena.entries[slot : slot + n]
-    kinds = wp_kinds(mm, vma, values)
-    first = kinds[0]
-    other = np.flatnonzero(kinds != first)
-    m = int(other[0]) if len(other) else n
-    j.enter("do_wp_page", ("address", address), ("nr_pages", m))
-    try:
-        if first == REUSE:
-            _wp_page_reuse(mm, address, slot, m)
-        else:
-            vma = anon_vma_prepare(mm, vma)
-            handler: Callable[..., None] = _wp_copy_page if first == COPY_PAGE else _wp_copy_raw
-            handler(mm, vma, address, slot, m)
-    except OutOfMemory:
-        j.leave("do_wp_page", "VM_FAULT_OOM")
-        return VM_FAULT_OOM
-    j.leave("do_wp_page", 0)
-    return 0
-
-
-REUSE, COPY_RAW, COPY_PAGE = range(3)
-
-
-def wp_kinds(mm: Mm, vma: Vma, values: NDArray[np.uint64]) -> NDArray[np.int8]:
-    """What a write to each read-only entry leads to: reuse, a copy of a raw frame, a copy of a page."""
-    if vma.vm_flags & VM_SHARED:
-        return np.full(len(values), REUSE, np.int8)
-    kinds = np.full(len(values), COPY_RAW, np.int8)
-    normal = np.flatnonzero((values & np.uint64(_PAGE_SPECIAL)) == 0)
-    if len(normal):
-        frames = mm.sys.frames
-        pfns = pfns_of(values[normal])
-        known = pfns < frames.nr_frames
-        flags = frames.flags.array[pfns[known]]
-        sole = (flags & PG_EXCLUSIVE != 0) | (frames.refcount.array[pfns[known]] == 1)
-        reusable = (flags & PG_ANON != 0) & sole
-        kinds[normal[known]] = np.where(reusable, REUSE, COPY_PAGE)
-    return kinds
-
-
-def _wp_page_reuse(mm: Mm, address: int, slot: int, n: int) -> None:
-    """Make the entries writable and dirty in place (`wp_page_reuse`)."""
-    arena, j, frames = mm.sys.arena, mm.sys.journal, mm.sys.frames
-    j.enter("wp_page_reuse", ("address", address), ("nr_pages", n))
-    old = arena.entries[slot : slot + n].copy()
-    new = old | np.uint64(_PAGE_RW | _PAGE_ACCESSED | MKDIRTY)
-    pfns = pfns_of(old)
-    inside = pfns[pfns < frames.nr_frames]
-    shy = inside[(frames.flags.array[inside] & (PG_ANON | PG_EXCLUSIVE)) == PG_ANON]
-    for pfn in shy.tolist():  # page_move_anon_rmap: the last one left owns the page
-        j.write(frames.flags, pfn, frames.flags.flat[pfn] | PG_EXCLUSIVE)
-    clean = pfns_of(old[(old & np.uint64(_PAGE_SPECIAL)) == 0])
-    clean = clean[clean < frames.nr_frames]
-    clean = clean[(frames.flags.array[clean] & (PG_ANON | PG_DIRTY)) == 0]
-    for pfn in clean.tolist():  # fault_dirty_shared_page
-        j.write(frames.flags, pfn, frames.flags.flat[pfn] | PG_DIRTY)
-    lane = SetLane(arena, slice(slot, slot + n), old, new)
-    j.bulk(Bulk("ptep_set_access_flags", n, (lane,), address=address))
-    j.leave("wp_page_reuse")
-
-
-def _wp_copy_raw(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> None:
-    """Copy frames without a struct page into new anonymous pages (`wp_page_copy`); the zero page needs no
-    copy.
-    """
-    frames, j, arena = mm.sys.frames, mm.sys.journal, mm.sys.arena
-    n = min(n, frames.states.buddy.nr_free())
-    if not n:
-        raise OutOfMemory("no frame is free for the copy")
-    j.enter("wp_page_copy", ("address", address), ("nr_pages", n))
-    old = arena.entries[slot : slot + n].copy()
-    contents = contents_of(frames, pfns_of(old))
-    pfns = frames.alloc_range(n)
-    index = vma.pgoff + ((address - vma.start) >> 12)
-    lanes: list[Lane] = [
-        *alloc_lanes(frames, pfns, ANON, ANON_FLAGS, vma.anon_vma, index, contents),
-        CountLane(mm.counters, "anon", 1),
-        SetLane(arena, slice(slot, slot + n), old, entries_of(pfns, _anon_entry(vma))),
-        *device_lanes(frames, pfns_of(old), -1),
-    ]
-    j.bulk(Bulk("wp_page_copy", n, tuple(lanes), address=address))
-    # Each copy flushes its own page (ptep_clear_flush): a long run is many single flushes, never a full one.
-    flush_tlb(mm, TlbFlush("pages", address, address + (n << 12), n))
-    j.leave("wp_page_copy", 0)
-
-
-def _wp_copy_page(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> None:
-    """Copy pages that others use too (`wp_page_copy`), one at a time: each may be the last use of its
-    page.
-    """
-    frames, j, arena = mm.sys.frames, mm.sys.journal, mm.sys.arena
-    n = min(n, frames.states.buddy.nr_free())
-    if not n:
-        raise OutOfMemory("no frame is free for the copy")
-    for i in range(n):
-        va = address + (i << 12)
-        j.enter("wp_page_copy", ("address", va))
-        old = arena.flat[slot + i]
-        source = (old & PTE_PFN_MASK) >> 12
-        index = vma.pgoff + ((va - vma.start) >> 12)
-        pfn = frames.alloc_page(ANON, ANON_FLAGS, vma.anon_vma, index, frames.content.flat[source], 1)
-        if not frames.flags.flat[source] & PG_ANON:
-            j.add(mm.counters, file_counter(frames, source), -1)
-            j.add(mm.counters, "anon", 1)
-        j.write(arena, slot + i, (pfn << 12) | _anon_entry(vma))
-        flush_tlb(mm, TlbFlush.of(va, va + 4096))
-        j.add(frames.mapcount, source, -1)
-        frames.put_page(source)
-        j.leave("wp_page_copy", 0)
 
 
 def file_counter(frames: Frames, pfn: int) -> str:

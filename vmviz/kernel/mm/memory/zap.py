@@ -20,6 +20,7 @@ from ..flags import VM_MIXEDMAP, VM_PAT, VM_PFNMAP
 from ..frames import PG_ANON, PG_DIRTY, PG_SWAPBACKED, Frames
 from ..mm_types import Mm
 from ..mmu_gather import MmuGather
+from ..swapfile import slots_dropped, user_lanes
 from ..vma import Vma
 
 WRAP = (1 << 64) - 1
@@ -234,7 +235,9 @@ def update_hiwater_rss(mm: Mm) -> None:
         mm.sys.journal.write(mm.counters, "hiwater_rss", mm.rss)
 
 
-def unmap_single_vma(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather) -> tuple[int, int]:
+def unmap_single_vma(
+    mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather, even_cows: bool = True
+) -> tuple[int, int]:
     """Clamp the range to the VMA, drop its PAT reservation, clear the entries (mm/memory.c).
 
     On x86 up to 6.15 the PAT reservation of a VMA mapped by one remap_pfn_range goes at any zap, even of size
@@ -248,7 +251,7 @@ def unmap_single_vma(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather) 
     if start == end:
         return 0, 0
     unknown = mm.forget_unknown(start & -4096, end & -4096) if mm.unknown.data else 0
-    cleared = unmap_page_range(mm, vma, start, end, gather)
+    cleared = unmap_page_range(mm, vma, start, end, gather, even_cows)
     gather.cleared += cleared
     gather.unknown += unknown
     return cleared, unknown
@@ -265,7 +268,9 @@ def untrack_pfn(mm: Mm, vma: Vma) -> None:
     j.leave("untrack_pfn")
 
 
-def unmap_page_range(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather) -> int:
+def unmap_page_range(
+    mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather, even_cows: bool = True
+) -> int:
     """Clear every entry of a range; returns how many were cleared (mm/memory.c).
 
     Tables that lie side by side in the arena are cleared as one record: the calls of zap_pte_range are its
@@ -279,7 +284,7 @@ def unmap_page_range(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather) 
         # an odd range with equal offsets at both ends leaves its last, partial page alone.
         start, end = start & -4096, end & -4096
     for slot, n, address, cuts in mm.sys.arena.runs(mm.pgd, start, end):
-        cleared += zap_pte_range(mm, slot, n, address, cuts, gather)
+        cleared += zap_pte_range(mm, slot, n, address, cuts, gather, even_cows)
     if vma.vm_flags & (VM_PFNMAP | VM_MIXEDMAP):
         gather.flush()  # tlb_end_vma: frames of drivers may go as soon as the entries are gone
     j.leave("unmap_page_range")
@@ -287,16 +292,25 @@ def unmap_page_range(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather) 
 
 
 RAW, ANON_PAGE, FILE_PAGE, SHMEM_PAGE, OTHER_ENTRY = range(5)
-_RSS = {ANON_PAGE: "anon", FILE_PAGE: "file", SHMEM_PAGE: "shmem"}
+RSS_OF_KIND = {ANON_PAGE: "anon", FILE_PAGE: "file", SHMEM_PAGE: "shmem"}
 _FUNC = "zap_pte_range"
 
 
-def zap_pte_range(mm: Mm, slot: int, n: int, address: int, cuts: tuple[int, ...], gather: MmuGather) -> int:
+def zap_pte_range(
+    mm: Mm,
+    slot: int,
+    n: int,
+    address: int,
+    cuts: tuple[int, ...],
+    gather: MmuGather,
+    even_cows: bool = True,
+) -> int:
     """Clear ``n`` entries from ``slot`` on (mm/memory.c), by what is behind them; returns how many were not
     empty.
 
     A raw PFN or the zero page: the entry goes, nothing else.  A page with a struct page: its mapping, its
-    reference and its place in rss go too.  Equal neighbours are one record.
+    reference and its place in rss go too; a swap entry lets go of its slot.  Equal neighbours are one record.
+    Without ``even_cows`` (struct zap_details) private pages and swap entries stay.
     """
     arena = mm.sys.arena
     entries = arena.entries[slot : slot + n]
@@ -306,7 +320,12 @@ def zap_pte_range(mm: Mm, slot: int, n: int, address: int, cuts: tuple[int, ...]
     if not len(where):
         return 0
     values = entries[where]
-    kinds = _kinds(mm, values)
+    kinds = kinds_of(mm, values)
+    if not even_cows:
+        shared = (kinds != ANON_PAGE) & (kinds != OTHER_ENTRY)
+        where, values, kinds = where[shared], values[shared], kinds[shared]
+        if not len(where):
+            return 0
     first = 0
     borders = [*(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(where)] if len(kinds) > 1 else [len(where)]
     for stop in borders:
@@ -342,7 +361,7 @@ def _zap_raw_line(
     return True
 
 
-def _kinds(mm: Mm, values: NDArray[np.uint64]) -> NDArray[np.int8]:
+def kinds_of(mm: Mm, values: NDArray[np.uint64]) -> NDArray[np.int8]:
     """What is behind each entry (`vm_normal_page`): RAW, or a kind of page."""
     special = (values & np.uint64(_PAGE_SPECIAL)) != 0
     present = (values & np.uint64(_PAGE_PRESENT | _PAGE_PROTNONE)) != 0
@@ -387,19 +406,31 @@ def _zap_run(
     pfns = pfns_of(values)
     if kind == RAW:
         lanes += device_lanes(frames, pfns, -1)
-    elif kind in _RSS:
+    elif kind in RSS_OF_KIND:
         lanes.append(AddLane(frames.mapcount, pfns, -1))
-        lanes.append(CountLane(mm.counters, _RSS[kind], -1))
+        lanes.append(CountLane(mm.counters, RSS_OF_KIND[kind], -1))
         gather.pages.append(pfns)
         dirty = (values & np.uint64(_PAGE_DIRTY)) != 0
         if kind != ANON_PAGE and dirty.any():  # the entry knew that the page was written; now the page must
             flags = frames.flags.array[pfns]
             lanes.append(SetLane(frames.flags, pfns, flags, np.where(dirty, flags | PG_DIRTY, flags)))
     start = address + (lo << 12)
+    if kind == OTHER_ENTRY:
+        _zap_swap(mm, values, lanes, start, where * 4096 + address)
+        return
     gather.note(start & -4096, (address + ((int(where[-1]) + 1) << 12)) & -4096)
     here = tuple(c - lo for c in cuts if lo < c < lo + m) if dense else ()
     addresses = None if dense else (where.astype(np.uint64) << np.uint64(12)) + np.uint64(address)
     mm.sys.journal.bulk(Bulk(_FUNC, m, tuple(lanes), address=start, addresses=addresses, cuts=(0, *here)))
+
+
+def _zap_swap(
+    mm: Mm, values: NDArray[np.uint64], lanes: list[Lane], start: int, at: NDArray[np.int64]
+) -> None:
+    """Clear swap entries: each lets go of its slot (`free_swap_and_cache`); no TLB knows them."""
+    lanes += user_lanes(mm.sys, mm.counters, values, -1)
+    mm.sys.journal.bulk(Bulk(_FUNC, len(at), tuple(lanes), address=start, addresses=at.astype(np.uint64)))
+    slots_dropped(mm.sys, mm.sys.swap.offsets_of(values))
 
 
 def device_lanes(frames: Frames, pfns: NDArray[np.int64], delta: int) -> list[Lane]:

@@ -1,0 +1,103 @@
+"""Faulting pages in before they are touched (models populate_vma_page_range and __mm_populate, mm/gup.c)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..arch.x86 import _PAGE_DIRTY, _PAGE_PRESENT, _PAGE_RW
+from ..errors import SignalRaised, UnknownContentsError
+from ..trace.bulk import Bulk, SetLane
+from .access import READ, WRITE, access
+from .flags import VM_ACCESS_FLAGS, VM_IO, VM_LOCKONFAULT, VM_PFNMAP, VM_SHARED, VM_WRITE
+from .frames import PG_DIRTY
+from .memory.zap import pfns_of
+from .page_alloc import OutOfMemory
+
+if TYPE_CHECKING:
+    from .mm_types import Mm
+    from .vma import Vma
+
+
+def mm_populate(mm: Mm, start: int, length: int, *, ignore_errors: bool = True) -> str:
+    """Fault in what ``[start, start + length)`` (bytes) maps (`__mm_populate`); returns an errno or "".
+
+    Mappings of devices (VM_IO, VM_PFNMAP) and holes are left alone.  An error ends the VMA that it came from,
+    and unless ``ignore_errors`` everything.
+    """
+    j = mm.sys.journal
+    j.enter("__mm_populate", ("start", start), ("len", length))
+    end, error = start + ((length + 4095) & -4096), ""
+    for vma in mm.vmas.overlapping(start, end):
+        if vma.vm_flags & (VM_IO | VM_PFNMAP):
+            continue
+        error = populate_vma_page_range(mm, vma, max(start, vma.start), min(end, vma.end))
+        if error and not ignore_errors:
+            break
+        error = ""
+    j.leave("__mm_populate", error or 0)
+    return error
+
+
+def populate_vma_page_range(mm: Mm, vma: Vma, start: int, end: int) -> str:
+    """Fault in a range of one VMA (mm/gup.c), for writing where a write would be private; returns an errno.
+
+    EFAULT: the mapping allows no access, or a page cannot be served; ENOMEM: no frame is left.  Pages that
+    are there are left alone (their A and D bits too: no processor touches them).  A VM_LOCKONFAULT mapping
+    is left as it is.
+    """
+    if vma.vm_flags & VM_LOCKONFAULT:
+        return ""
+    if not vma.vm_flags & VM_ACCESS_FLAGS or vma.vm_flags & (VM_IO | VM_PFNMAP):
+        return "EFAULT"
+    write = vma.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE
+    at = start
+    while at < end:
+        stop = min(end, (at | ((1 << 21) - 1)) + 1)
+        first, n = _wanting(mm, at, (stop - at) >> 12, write)
+        if n:
+            try:
+                access(mm, at + (first << 12), ((n - 1) << 12) + 1, WRITE if write else READ, b"")
+            except (SignalRaised, UnknownContentsError):
+                return "EFAULT"
+            except OutOfMemory:
+                return "ENOMEM"
+        at = at + ((first + n) << 12)
+    return ""
+
+
+def _wanting(mm: Mm, address: int, n: int, write: bool) -> tuple[int, int]:
+    """The first run of pages that must fault among ``n`` of one page table: its offset and length, in
+    pages.
+    """
+    arena = mm.sys.arena
+    slot = arena.lookup(mm.pgd, address)
+    if slot < 0:
+        return 0, n
+    entries = arena.entries[slot : slot + n]
+    wanted = np.uint64(_PAGE_PRESENT | (_PAGE_RW if write else 0))
+    todo = (entries & wanted) != wanted
+    first = int(todo.argmax()) if todo.any() else n
+    if write and first:
+        _dirty_pages(mm, address, entries[:first])
+    rest = ~todo[first:]
+    return first, int(rest.argmax()) if rest.any() else n - first
+
+
+def _dirty_pages(mm: Mm, address: int, entries: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> None:
+    """Pages that are there for writing but clean count as dirty from now on (FOLL_TOUCH,
+    `follow_page_pte`).
+    """
+    frames = mm.sys.frames
+    where = np.flatnonzero((entries & np.uint64(_PAGE_DIRTY)) == 0)
+    pfns = pfns_of(entries[where])
+    known = pfns < frames.nr_frames
+    pfns, where = pfns[known], where[known]
+    clean = frames.flags.array[pfns] & PG_DIRTY == 0
+    pfns, where = pfns[clean], where[clean]
+    if len(pfns):
+        old = frames.flags.array[pfns]
+        lane = SetLane(frames.flags, pfns, old, old | PG_DIRTY)
+        addresses = (where.astype(np.uint64) << np.uint64(12)) + np.uint64(address)
+        mm.sys.journal.bulk(Bulk("set_page_dirty", len(pfns), (lane,), address=address, addresses=addresses))

@@ -1,0 +1,166 @@
+"""Copying page tables at fork (models copy_page_range and below of mm/memory.c).
+
+Entries are copied, pages are not: a private page is shared read-only by both until one of them writes.  Each
+page table is copied as one record per run of equal entries; the parent's entries, the child's and the counts
+move together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...arch.x86 import (
+    _PAGE_ACCESSED,
+    _PAGE_DIRTY,
+    _PAGE_PRESENT,
+    _PAGE_PROTNONE,
+    _PAGE_PSE,
+    _PAGE_RW,
+    _PAGE_SPECIAL,
+    _PAGE_SWP_EXCLUSIVE,
+)
+from ...errors import KernelError
+from ...trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
+from ..flags import VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SHARED, is_cow_mapping
+from ..frames import PG_EXCLUSIVE
+from ..mm_types import Mm
+from ..swapfile import user_lanes
+from ..vma import Vma
+from .zap import ANON_PAGE, OTHER_ENTRY, RAW, RSS_OF_KIND, device_lanes, kinds_of, pfns_of
+
+
+def vma_needs_copy(vma: Vma) -> bool:
+    """Whether fork copies the entries of a VMA (mm/memory.c): what a fault could not bring back must be
+    copied.
+
+    >>> vma_needs_copy(Vma(0, 4096, VM_PFNMAP)), vma_needs_copy(Vma(0, 4096, VM_SHARED))
+    (True, False)
+    """
+    return bool(vma.vm_flags & (VM_PFNMAP | VM_MIXEDMAP)) or vma.anon_vma != 0
+
+
+def track_pfn_copy(mm: Mm, vma: Vma) -> None:
+    """Reserve the memory type of a VM_PAT mapping for the child (arch/x86/mm/pat/memtype.c).
+
+    The first page's entry tells which frames are meant; where it is empty or a private copy the fork fails:
+    `KernelError` EINVAL, which its caller turns into ENOMEM.
+    """
+    if not vma.vm_flags & VM_PAT:
+        return
+    slot = mm.sys.arena.lookup(mm.pgd, vma.start)
+    entry = mm.sys.arena.flat[slot] if slot >= 0 else 0
+    if not entry & _PAGE_SPECIAL or not entry & (_PAGE_PRESENT | _PAGE_PROTNONE):
+        raise KernelError(
+            "EINVAL",
+            "track_pfn_copy",
+            f"the first page of the VM_PAT mapping at {vma.start:#x} is no raw frame any more",
+        )
+
+
+def copy_page_range(parent: Mm, child: Mm, vma: Vma) -> None:
+    """Copy all entries of ``vma`` from ``parent`` to ``child`` (mm/memory.c).
+
+    Tables appear in the child wherever the parent has them in the VMA's range, filled or not.  Raises
+    `OutOfMemory` when there is no frame for a table and `KernelError` from `track_pfn_copy`; what was copied
+    until then stays for the caller to take away.
+    """
+    j = parent.sys.journal
+    j.enter("copy_page_range", ("start", vma.start), ("end", vma.end))
+    try:
+        if not vma_needs_copy(vma):
+            return
+        if vma.vm_flags & VM_PFNMAP:
+            track_pfn_copy(parent, vma)
+        _copy_tables(parent, child, parent.pgd, 0, 0, vma.start, vma.end)
+        for slot, n, va in parent.sys.arena.segments(parent.pgd, vma.start, vma.end):
+            copy_pte_range(parent, child, vma, slot, n, va)
+    finally:
+        j.leave("copy_page_range")
+
+
+def _copy_tables(parent: Mm, child: Mm, row: int, level: int, base: int, start: int, end: int) -> None:
+    """Give the child the tables that the parent has for ``[start, end)``, below the table in ``row``."""
+    arena, levels = parent.sys.arena, parent.sys.mode.levels
+    if level == len(levels) - 1:
+        return
+    shift, mask = levels[level].shift, levels[level].entries - 1
+    first, last = (start >> shift) & mask, ((end - 1) >> shift) & mask
+    for i in (np.flatnonzero(arena.rows[row][first : last + 1]) + first).tolist():
+        slot = (row << arena.bits) | i
+        if arena.flat[slot] & _PAGE_PSE:
+            continue
+        low = max(start, base + (i << shift))
+        arena.ensure_table(child.pgd, low, child.counters, level + 1)
+        high = min(end, base + ((i + 1) << shift))
+        _copy_tables(parent, child, arena.child_row(slot), level + 1, base + (i << shift), low, high)
+
+
+def copy_pte_range(parent: Mm, child: Mm, vma: Vma, slot: int, n: int, address: int) -> None:
+    """Copy ``n`` entries of one page table from ``slot`` on (mm/memory.c), by what is behind them."""
+    arena = parent.sys.arena
+    entries = arena.entries[slot : slot + n]
+    where = np.flatnonzero(entries)
+    if not len(where):
+        return
+    values = entries[where]
+    kinds = kinds_of(parent, values)
+    target = arena.lookup(child.pgd, address)
+    first = 0
+    for stop in [*(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(where)]:
+        part, old, kind = where[first:stop], values[first:stop], int(kinds[first])
+        first = stop
+        if kind == OTHER_ENTRY:
+            lanes = _nonpresent_lanes(parent, child, slot + part, target + part, old)
+            func = "copy_nonpresent_pte"
+        else:
+            lanes = _present_lanes(parent, child, vma, (slot + part, target + part), old, kind)
+            func = "copy_present_pte"
+        addresses = (part.astype(np.uint64) << np.uint64(12)) + np.uint64(address)
+        at = address + (int(part[0]) << 12)
+        parent.sys.journal.bulk(Bulk(func, len(part), tuple(lanes), address=at, addresses=addresses))
+
+
+def _present_lanes(
+    parent: Mm,
+    child: Mm,
+    vma: Vma,
+    slots: tuple[NDArray[np.int64], NDArray[np.int64]],
+    old: NDArray[np.uint64],
+    kind: int,
+) -> list[Lane]:
+    """Present entries: write-protected in both where a write has to copy, clean in the child where shared,
+    always old there.
+    """
+    arena, frames = parent.sys.arena, parent.sys.frames
+    kept, taken = old, ~np.uint64(_PAGE_ACCESSED)
+    lanes: list[Lane] = []
+    if is_cow_mapping(vma.vm_flags):
+        kept = old & ~np.uint64(_PAGE_RW)
+        if (kept != old).any():
+            lanes.append(SetLane(arena, slots[0], old, kept))
+    if vma.vm_flags & VM_SHARED:
+        taken &= ~np.uint64(_PAGE_DIRTY)
+    lanes.append(SetLane(arena, slots[1], 0, kept & taken))
+    pfns = pfns_of(old)
+    if kind == RAW:
+        return [*lanes, *device_lanes(frames, pfns, 1)]
+    lanes += [AddLane(frames.refcount, pfns, 1), AddLane(frames.mapcount, pfns, 1)]
+    lanes.append(CountLane(child.counters, RSS_OF_KIND[kind], 1))
+    if kind == ANON_PAGE:  # page_try_dup_anon_rmap: nobody owns the page alone any more
+        flags = frames.flags.array[pfns]
+        if (flags & PG_EXCLUSIVE).any():
+            lanes.append(SetLane(frames.flags, pfns, flags, flags & ~np.uint32(PG_EXCLUSIVE)))
+    return lanes
+
+
+def _nonpresent_lanes(parent: Mm, child: Mm, source: Any, target: Any, old: NDArray[np.uint64]) -> list[Lane]:
+    """Swap entries: one more user of each slot, and the mark of a sole owner goes in both."""
+    arena = parent.sys.arena
+    new = old & ~np.uint64(_PAGE_SWP_EXCLUSIVE)
+    lanes: list[Lane] = [SetLane(arena, target, 0, new)]
+    if (new != old).any():
+        lanes.append(SetLane(arena, source, old, new))
+    return lanes + user_lanes(parent.sys, child.counters, old, 1)

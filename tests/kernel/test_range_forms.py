@@ -14,6 +14,7 @@ from vmviz.kernel import Machine, SignalRaised
 from vmviz.kernel.mm.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED
 from vmviz.kernel.mm.page_alloc import OutOfMemory
 from vmviz.kernel.trace.bulk import Bulk
+from vmviz.kernel.trace.journal import Enter, Leave
 from vmviz.kernel.verify import leaves, verify, verify_counts
 
 BASE = 0x1000_0000_0000 - (20 << 12)
@@ -135,3 +136,32 @@ def test_without_the_journal_the_state_is_the_same() -> None:
     assert on.digest() == off.digest()
     assert off.journal.records == []
     assert verify(off) == []
+
+
+def test_the_calls_of_a_range_with_holes_are_cut_at_its_tables() -> None:
+    m = Machine()
+    bar = m.mmap(0x7FFF00000000, 16 << 20, "rw", "shared", m.open(BAR))
+    for page in range(0, 4096, 2):
+        m.load(bar + page * 4096)
+    start = m.journal.end[0]
+    m.zap_vma_ptes(m.vma(bar), bar, 16 << 20)
+    (bulk,) = [r for r in m.journal.records[start:] if isinstance(r, Bulk)]
+    assert bulk.cuts == tuple(range(0, 2048, 256)), "one zap_pte_range for each table of 256 pages"
+
+
+def test_a_table_that_cannot_be_had_leaves_the_calls_balanced() -> None:
+    m = Machine(ram=1 << 20, vdso=False)
+    a, far = m.mmap(0x10000000, 1 << 20, "rw", "private"), m.mmap(0x20000000, 4096, "rw", "private")
+    with contextlib.suppress(OutOfMemory):
+        m.store(a, 1 << 20)
+    assert m.frames.states.buddy.nr_free() == 0
+    start = m.journal.end[0]
+    with pytest.raises(OutOfMemory):
+        m.store(far)
+    open_calls: list[str] = []
+    for record in m.journal.records[start:]:
+        if isinstance(record, Enter):
+            open_calls.append(record.func)
+        elif isinstance(record, Leave):
+            assert record.func == open_calls.pop()
+    assert open_calls == []

@@ -129,7 +129,7 @@ def test_unmapping_forgets_what_is_unknown(card):
 def test_boot_has_no_place_on_a_base(card):
     from vmviz.script.errors import ScriptError
 
-    with pytest.raises(ScriptError, match="no place here"):
+    with pytest.raises(ScriptError, match="no place on a given base"):
         card.run_text("boot(mem=64M)")
 
 

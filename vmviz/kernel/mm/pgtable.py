@@ -21,7 +21,7 @@ from ..arch.x86 import _PAGE_PSE, _PAGE_TABLE, PTE_PFN_MASK
 from ..trace.journal import Journal
 from ..trace.store import Column, Index
 from .frames import PG_PGTABLE, Frames
-from .page_alloc import TABLE
+from .page_alloc import TABLE, OutOfMemory
 
 
 class _RowFrames(Column):
@@ -209,7 +209,11 @@ class TableArena:
                 continue
             name = _ALLOC_NAMES[self.mode.levels[n + 1].name]
             j.enter(name, ("address", va))
-            row = self.alloc_table(n + 1)
+            try:
+                row = self.alloc_table(n + 1)
+            except OutOfMemory:
+                j.leave(name, "ENOMEM")
+                raise
             j.write(self, slot, (self.pfn_of.flat[row] << 12) | _PAGE_TABLE)
             j.add(counters, "pgtables", 4096)
             j.leave(name, 0)

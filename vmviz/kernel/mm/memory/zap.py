@@ -419,7 +419,7 @@ def _zap_run(
         _zap_swap(mm, values, lanes, start, where * 4096 + address)
         return
     gather.note(start & -4096, (address + ((int(where[-1]) + 1) << 12)) & -4096)
-    here = tuple(c - lo for c in cuts if lo < c < lo + m) if dense else ()
+    here = sorted({c for c in np.searchsorted(where, cuts).tolist() if 0 < c < m})
     addresses = None if dense else (where.astype(np.uint64) << np.uint64(12)) + np.uint64(address)
     mm.sys.journal.bulk(Bulk(_FUNC, m, tuple(lanes), address=start, addresses=addresses, cuts=(0, *here)))
 

@@ -55,18 +55,20 @@ def access(mm: Mm, addr: int, length: int, kind: str, data: bytes | int = 0x5A) 
     minor, major = mm.counters.data["min_flt"], mm.counters.data["maj_flt"]
     page, last = addr >> 12, (addr + max(length, 1) - 1) >> 12
     first = page
-    while page <= last:
-        at = max(addr, page << 12)
-        try:
+    try:
+        while page <= last:
+            at = max(addr, page << 12)
             vma = _good_area(mm, at, kind)
             n = min(last + 1, vma.end >> 12, (page | 511) + 1) - page
             done = _run(mm, vma, page, n, kind, at)
-        except SignalRaised as signal:
-            signal.touched = page - first
-            raise
-        if done and kind == WRITE:
-            _write_data(mm, page, done, addr, data)
-        page += done
+            if done and kind == WRITE:
+                _write_data(mm, page, done, addr, data)
+            page += done
+    except SignalRaised as signal:
+        signal.touched = page - first
+        raise
+    finally:
+        _fill_tlb(mm, max(first, page - TLB_ENTRIES), page)
     read = _read_data(mm, addr, length) if kind == READ else b""
     c = mm.counters.data
     return Access(last - first + 1, read, c["min_flt"] - minor, c["maj_flt"] - major)
@@ -210,7 +212,7 @@ def _served(mm: Mm, va: int, n: int) -> int:
 
 
 def _mark(mm: Mm, page: int, slot: int, n: int, write: bool) -> None:
-    """Set the accessed bit, and the dirty bit on a write, as the MMU does, and remember the translation."""
+    """Set the accessed bit, and the dirty bit on a write, as the MMU does."""
     arena, j = mm.sys.arena, mm.sys.journal
     wanted = _PAGE_ACCESSED | (_PAGE_DIRTY if write else 0)
     if n == 1:
@@ -225,8 +227,15 @@ def _mark(mm: Mm, page: int, slot: int, n: int, write: bool) -> None:
             lane = SetLane(arena, todo + slot, old, old | np.uint64(wanted))
             addresses = (todo.astype(np.uint64) << np.uint64(12)) + np.uint64(page << 12)
             j.bulk(Bulk("mmu_set_bits", len(todo), (lane,), address=page << 12, addresses=addresses))
-    for i in range(max(0, n - TLB_ENTRIES), n):
-        mm.sys.tlbs[0].fill(mm.id, page + i, arena.flat[slot + i])
+
+
+def _fill_tlb(mm: Mm, first: int, end: int) -> None:
+    """Remember the translations of the last pages that an access has reached; earlier ones have lost their slots."""
+    arena = mm.sys.arena
+    for page in range(first, end):
+        slot = arena.lookup(mm.pgd, page << 12)
+        if slot >= 0:
+            mm.sys.tlbs[0].fill(mm.id, page, arena.flat[slot])
 
 
 def _write_data(mm: Mm, page: int, n: int, addr: int, data: bytes | int) -> None:

@@ -288,3 +288,59 @@ def test_a_huge_script() -> None:
     result = invoke("run", "-", "--check", stdin=text)
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 5_002
+
+
+def test_boot_must_not_contradict_the_command_line() -> None:
+    script = 'boot(mem=64M, zap_contract="void")\n'
+    out = invoke("run", "-", "--zap-contract", "special", stdin=script)
+    assert out.exit_code == 2
+    assert "zap_contract 'void' contradicts --zap-contract special on the command line" in out.stderr
+    assert "<stdin>:1:15" in out.stderr
+    assert invoke("run", "-", "--zap-contract", "void", stdin=script).exit_code == 0
+    assert invoke("run", "-", stdin=script).exit_code == 0
+
+
+def test_one_thing_is_not_many() -> None:
+    script = (
+        GOOD
+        + "a = mmap(NULL, 4K, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0)\nstore(a)\nmunmap(a, 4K)\n"
+    )
+    lines = invoke("run", "-", stdin=script).stdout.splitlines()
+    assert lines[1].endswith("= 0    1 PTE cleared; TLB: 1 page flushed singly")
+    assert "1 PTE cleared; 1 frame and" in lines[4]
+    assert "1 pages" not in lines[4]
+
+
+def test_under_the_special_contract_the_refusal_names_both_kinds() -> None:
+    script = 'zap_special_vma_range(vma("[stack]"), vma("[stack]"), 4K) = -1\n'
+    out = invoke("run", "-", "--zap-contract", "special", "--check", stdin=script)
+    assert out.exit_code == 0
+    assert "is neither VM_PFNMAP nor VM_MIXEDMAP" in out.stdout
+    assert (
+        "is not VM_PFNMAP" in invoke("run", "-", stdin=script.replace("special_vma_range", "vma_ptes")).stdout
+    )
+
+
+def test_a_shift_by_less_than_nothing_is_an_error() -> None:
+    out = invoke("run", "-", stdin="x = 1 << -1\n")
+    assert out.exit_code == 2
+    assert "a shift by a negative number of bits (-1)" in out.stderr
+
+
+def test_frame_numbers_are_hexadecimal() -> None:
+    script = f"p = alloc_page()\n{GOOD}follow_pfn(vma(fb), fb + 4K)\n"
+    found = [
+        json.loads(line)["ret"] for line in invoke("run", "-", "--json", stdin=script).stdout.splitlines()
+    ]
+    assert found[0].startswith("0x")
+    assert found[3] == "0xe0001"
+    assert "= 0xe0001" in invoke("run", "-", stdin=script).stdout
+
+
+def test_too_many_contents_are_refused_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmviz.kernel.mm.frames.MAX_CONTENTS", 300)
+    lines = ["a = mmap(NULL, 4K, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0)"]
+    lines += [f'store(a, "{i}")' for i in range(1000, 1300)]
+    out = invoke("run", "-", stdin="\n".join(lines))
+    assert out.exit_code == 2
+    assert "vmviz keeps at most 300 different page contents" in out.stderr

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .kernel.machine import Config, Machine
+    from .live.image import ProcessImage
 
 EXIT_EXPECTATION, EXIT_USAGE = 1, 2
 EXIT_OUTPUT, EXIT_INTERRUPT, EXIT_PIPE = 74, 130, 141
@@ -186,9 +187,21 @@ def _machine(base: str | None, config: Config) -> Machine | None:
         machine, image = open_base(base, config)
     except VmvizError as error:
         _die(str(error))
-    for warning in image.warnings:
-        _warn(f"vmviz: {base}: {warning}")
+    _warn_of(image, f"{base}: ")
     return machine
+
+
+def _pinned(kernel: str | None, zap_contract: str | None) -> set[str]:
+    """The dials that were given: a script must not set them to something else."""
+    return {name for name, value in (("kernel", kernel), ("zap_contract", zap_contract)) if value is not None}
+
+
+def _warn_of(image: ProcessImage, what: str = "") -> None:
+    """What is not known of a process: the right that is missing, and the warnings."""
+    if image.missing_right:
+        _warn(f"vmviz: {what}missing right: {image.missing_right}")
+    for warning in image.warnings:
+        _warn(f"vmviz: {what}{warning}")
 
 
 @main.command()
@@ -219,7 +232,7 @@ def run(
 
     text, name = _read_script(script)
     config = _config(kernel, zap_contract)
-    runner = Runner(_machine(base, config), config)
+    runner = Runner(_machine(base, config), config, pinned=_pinned(kernel, zap_contract))
     report = Report(_echo, name, as_json=json_, check=check, trace=trace)
     wrong: ScriptError | None = None
     try:
@@ -256,7 +269,7 @@ def open_(ctx: click.Context, target: str, kernel: str | None, zap_contract: str
 
         text, name = _read_script(target)
         try:
-            session = script_session(text, name, config)
+            session = script_session(text, name, config, _pinned(kernel, zap_contract))
         except ScriptError as error:
             _warn(str(error))
             raise SystemExit(EXIT_USAGE) from None
@@ -288,9 +301,13 @@ def snapshot(pid: str, output: str) -> None:
         _die(str(error))
     except OSError as error:
         _die(f"{output}: {error.strerror}")
-    for warning in image.warnings:
-        _warn(f"vmviz: {warning}")
-    _echo(f"{output}: {image.name} (pid {image.pid}), {len(image.vmas)} VMAs, {len(image.pages.vpn)} pages")
+    _warn_of(image)
+    amounts = f"{_counted(len(image.vmas), 'VMA')}, {_counted(len(image.pages.vpn), 'page')}"
+    _echo(f"{output}: {image.name} (pid {image.pid}), {amounts}")
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 @main.command()

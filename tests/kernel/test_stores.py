@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 
 from vmviz.kernel.arch import get_mode
-from vmviz.kernel.mm.frames import MAX_CONTENTS, Contents, DeviceRegion, Frames
+from vmviz.kernel.errors import UnsupportedError
+from vmviz.kernel.mm.frames import MAX_CONTENTS, UNKNOWN_CONTENT, Contents, DeviceRegion, Frames
 from vmviz.kernel.mm.page_alloc import ANON, FREE, RESERVED, FrameStates, OutOfMemory, Zone, zones_of
 from vmviz.kernel.mm.pgtable import TableArena
 from vmviz.kernel.trace.bulk import AddLane, Bulk, CountLane, SetLane
@@ -148,10 +149,24 @@ def test_contents_read_back_what_was_written(writes: list[tuple[int, bytes]]) ->
 
 def test_contents_are_bounded_and_say_so() -> None:
     store = Contents()
-    for i in range(MAX_CONTENTS + 5):
+    for i in range(MAX_CONTENTS - 2):  # a page of zeros and an unknown one are there from the start
         store.number(i.to_bytes(3, "big") + b"x")
-    assert store.dropped == 6
-    assert store.number(b"something new") == 0
+    with pytest.raises(UnsupportedError, match="at most 65536 different page contents"):
+        store.number(b"something new")
+    assert store.read(store.number(bytes(3) + b"x"), 0, 4) == bytes(3) + b"x", "what is kept is found"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(1, 30)), max_size=12))
+def test_of_an_unknown_page_only_what_was_written_is_known(writes: list[tuple[int, int]]) -> None:
+    store, number, told = Contents(), UNKNOWN_CONTENT, set[int]()
+    for offset, length in writes:
+        number = store.written(number, offset, b"\0" * length)
+        told |= set(range(offset, offset + length))
+    for i in range(132):
+        assert store.known(number, i, 1) == (i in told)
+    assert store.known(number, 0, 132) == (told >= set(range(132)))
+    assert store.written(number, 0, bytes(4096)) == 0, "a page that was written whole is known"
 
 
 def test_device_patterns() -> None:

@@ -183,9 +183,7 @@ def test_a_process_that_always_changes_gives_a_stated_partial_result(tmp_path):
     image = read_from(proc, limits=Limits(attempts=3))
     assert proc.seen["maps"] == 6
     assert len(image.vmas) == 3
-    assert image.warnings[0].startswith(
-        "changed while read: 1 VMAs went or changed, 1 came (first: 00404000-"
-    )
+    assert image.warnings[0].startswith("changed while read: 1 VMA went or changed, 1 came (first: 00404000-")
 
 
 @pytest.mark.parametrize(

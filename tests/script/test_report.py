@@ -115,7 +115,7 @@ def test_text() -> None:
     for line, source in zip(out, SCRIPT.splitlines(), strict=True):
         head = source.partition("#")[0].split("  = ")[0].rstrip()
         assert line.startswith(f"{head} = "), line
-    assert "512 PTEs cleared; TLB: full flush, 512 pages" in out[3]
+    assert "512 PTEs cleared; TLB: full flush (512 pages)" in out[3]
     assert "refused, nothing changed" in out[6]
     assert "nearest legal: 0x7ffff" in out[7]
     assert out[7].endswith(", 1M")

@@ -105,7 +105,7 @@ GOOD = [
     ("vm_insert_page(vma(mixed), mixed, alloc_page())", "-1 EBUSY"),
     ("vmf_insert_pfn(vma(bar), bar, 0xFE000)", str(0x100)),
     ("vmf_insert_pfn(vma(bar), bar - 4K, 0xFE000)", "2"),
-    ("follow_pfn(vma(fb), fb + 1p)", str(0xE0001)),
+    ("follow_pfn(vma(fb), fb + 1p)", "0xe0001"),
     ("follow_pfn(vma(bar), bar)", "-1 EINVAL"),
     ("follow_pfn(vma(a), a)", "-1 EINVAL"),
     ("fork()", "2"),
@@ -322,7 +322,10 @@ class TestExpectations:
             ("load(a)", None),
             ('memfd_create("x") = 8', True),
             ('memfd_create("x") = 8p', False),
-            ("vma(0x1000) = -1", False),
+            ("vma(0x1000) = -1", True),
+            ("vma(0x1000) = 0", False),
+            ("zap_vma_ptes(vma(0x1000), 0, 4K) = -1", True),
+            ("vma(0x1000) = -1 EINVAL", False),
             ("zap_vma_ptes(vma(fb), fb + 4K, -8K) = 0", True),  # wraps to below the VMA: a no-op
             ("zap_vma_ptes(vma(fb), fb + 8K, -4K) = 0", False),  # wraps into the VMA: BUG_ON
         ],

@@ -379,11 +379,12 @@ def test_labels_are_the_variables_that_lie_in_mappings() -> None:
 def test_a_live_session_says_what_is_missing() -> None:
     class Image:
         name, pid = "sh", 7
-        missing_right = "no PFNs"
+        pfns_visible, missing_right = False, "CAP_SYS_ADMIN in the first user namespace"
         warnings = ("changed",)
 
+    sentence = "Frame numbers are hidden: the right CAP_SYS_ADMIN in the first user namespace is missing"
     s = live_session(Machine(ram=16 << 20), Image())  # type: ignore[arg-type]
-    assert (s.title, s.remarks) == ("sh (pid 7)", ["no PFNs", "changed"])
+    assert (s.title, s.remarks) == ("sh (pid 7)", [sentence, "changed"])
     with pytest.raises(ScriptError, match="no place on a given base"):
         s.run("boot()")
 

@@ -17,7 +17,6 @@ from ..kernel.errors import KernelError, SignalRaised, UnsupportedError
 from ..kernel.exec import PIE_BASE, TEXT_SIZE, VDSO, VVAR, set_brk
 from ..kernel.machine import Machine
 from ..kernel.mm import flags as F
-from ..kernel.mm.mm_types import Inode
 from .compare import compare_record, counters_of, leaves_of
 from .oracle import PATH, Oracle, add_oracle
 from .scn import BASE, Operation, number, parse_scn
@@ -257,9 +256,7 @@ class Replayer:
         return self._op_ftruncate(name, size)
 
     def _op_rofile(self, name: str, new: str) -> dict[str, Any]:
-        file = self.machine.sys.files.get(self.machine.fds.get((self.machine.pid, self._file(name))))
-        inode: Inode = self.machine.sys.inodes.get(file.inode)
-        self.files[new] = self.machine.open(inode.path, F.O_RDONLY)
+        self.files[new] = self.machine.open(f"/proc/self/fd/{self._file(name)}", F.O_RDONLY)
         return {"ret": 0}
 
     def _op_fwrite(self, name: str, offset: str, length: str, byte: str) -> dict[str, Any]:

@@ -94,6 +94,10 @@ class UnknownContentsError(VmvizError):
     """
 
 
+class BadArgumentError(VmvizError):
+    """A value that a call cannot take: of the wrong kind, or none of the known words."""
+
+
 class UnsupportedError(VmvizError):
     """An operation that the simulator does not have; the text names it."""
 

@@ -15,27 +15,25 @@ from typing import Any, NoReturn
 
 import attrs
 
+from .arguments import PFN_BITS, descriptor, frame_number, kind_of, mapping_flags, number, protection, text
 from .drivers import open_backing
-from .errors import KernelError, UnsupportedError, VmvizError
+from .errors import BadArgumentError, CallerBugError, KernelError, Refusal, UnsupportedError, VmvizError
 from .exec import execve as load_binary
-from .mm.access import EXEC, READ, WRITE, Access, access, peek
+from .mm.access import EXEC, READ, WRITE, Access, access, is_known, peek
 from .mm.brk import do_brk
 from .mm.filemap import get_inode, put_inode, write_page
 from .mm.flags import (
     MAP_ANONYMOUS,
     MAP_NONBLOCK,
     MAP_POPULATE,
-    MAP_PRIVATE,
-    MAP_SHARED,
     MAP_SHARED_VALIDATE,
     MAP_TYPE,
     O_ACCMODE,
     O_CREAT,
+    O_EXCL,
     O_RDONLY,
     O_RDWR,
-    PROT_EXEC,
-    PROT_READ,
-    PROT_WRITE,
+    O_TRUNC,
 )
 from .mm.gup import mm_populate
 from .mm.madvise import do_madvise
@@ -50,8 +48,8 @@ from .mm.munmap import do_munmap
 from .mm.vma import Vma, vma_name
 from .trace.store import Keyed
 
-_PROT = {"r": PROT_READ, "w": PROT_WRITE, "x": PROT_EXEC, "-": 0}
-_FLAGS = {"private": MAP_PRIVATE, "shared": MAP_SHARED}
+MAX_OFFSET = (1 << 63) - 1
+"""The last offset in a file that loff_t can name, in bytes."""
 
 
 class Syscalls:
@@ -60,6 +58,13 @@ class Syscalls:
     sys: System
     fds: Keyed
     tasks: Keyed
+    imported = False
+    """Whether the process is a copy of a real one, of which not everything is known."""
+
+    @property
+    def pfns_visible(self) -> bool:
+        """Whether frame numbers are what they seem to be; not where those of a real process are hidden."""
+        return True
 
     @property
     def pid(self) -> int:
@@ -74,28 +79,45 @@ class Syscalls:
     # -- files
 
     def open(self, path: str, flags: int = O_RDWR) -> int:
-        """Open a device or file and return its descriptor (open(2)); ENOENT when there is none and no
-        O_CREAT.
+        """Open a device or file and return its descriptor (open(2)).
+
+        Errors: ENOENT (there is none, and no O_CREAT), EEXIST (there is one, with O_CREAT and O_EXCL).
+        O_TRUNC on a regular file raises `UnsupportedError`.  A file in memory has no name: as on Linux, it is
+        opened once more as ``/proc/self/fd/N``.
         """
+        path, flags = text(path, "path"), number(flags, "flags")
         inode = self._inode(path)
+        if inode is not None and flags & O_CREAT and flags & O_EXCL:
+            raise KernelError("EEXIST", "open", f"{path} is there already")
+        if inode is not None and flags & O_TRUNC and inode.kind in ("reg", "shmem"):
+            raise UnsupportedError("open with O_TRUNC shrinks a file, which is not simulated yet")
         if inode is None:
             if not flags & O_CREAT:
-                near = difflib.get_close_matches(path, [i.path for i in self._inodes()], 1)
+                near = difflib.get_close_matches(path, [i.path for i in self._inodes() if _has_name(i)], 1)
                 hint = f"; the nearest is {near[0]}" if near else ""
                 raise KernelError("ENOENT", "open", f"there is no {path}{hint}")
             inode = self._new_inode(path, "reg", 0)
-        return self._new_fd(path, flags, inode)
+        return self._new_fd(inode.path, flags, inode)
 
     def memfd_create(self, name: str) -> int:
         """Create an anonymous file in memory and return its descriptor (memfd_create(2))."""
+        name = text(name, "name")
         return self._new_fd(
             f"/memfd:{name} (deleted)", O_RDWR, self._new_inode(f"/memfd:{name} (deleted)", "shmem", 0)
         )
 
     def ftruncate(self, fd: int, length: int) -> int:
-        """Set the size of a file in bytes (ftruncate(2)); shrinking raises `UnsupportedError`."""
+        """Set the size of a file in bytes (ftruncate(2)); shrinking raises `UnsupportedError`.
+
+        Errors: EBADF (not open), EINVAL (a negative length, not open for writing, a device).
+        """
         file = self._file(fd, "ftruncate")
+        length = number(length, "length")
         inode: Inode = self.sys.inodes.get(file.inode)
+        if length > MAX_OFFSET:
+            raise KernelError("EINVAL", "ftruncate", "the length is negative")
+        if file.flags & O_ACCMODE == O_RDONLY:
+            raise KernelError("EINVAL", "ftruncate", f"{file.path} is open read-only")
         if inode.kind not in ("reg", "shmem"):
             raise KernelError("EINVAL", "ftruncate", f"{file.path} is a device")
         if length < inode.size:
@@ -106,8 +128,14 @@ class Syscalls:
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         """Write bytes to a file at an offset through the page cache (pwrite(2)); returns how many.
 
-        Errors: EBADF (not open, or not for writing), EINVAL (a device).
+        Errors: EBADF (not open, or not for writing), EINVAL (a device, a negative offset), EFBIG (the last byte
+        would lie beyond what an offset can name).
         """
+        if not isinstance(data, bytes | bytearray):
+            raise BadArgumentError(f"data must be bytes, not {kind_of(data)}")
+        offset = number(offset, "offset")
+        if offset > MAX_OFFSET:
+            raise KernelError("EINVAL", "pwrite64", "the offset is negative")
         file = self._file(fd, "pwrite")
         inode: Inode = self.sys.inodes.get(file.inode)
         if file.flags & O_ACCMODE == O_RDONLY:
@@ -115,6 +143,12 @@ class Syscalls:
         if inode.kind not in ("reg", "shmem"):
             raise KernelError("EINVAL", "pwrite", f"{file.path} is a device")
         end = offset + len(data)
+        if not data:
+            return 0
+        if end > MAX_OFFSET:
+            raise KernelError(
+                "EFBIG", "pwrite", f"the end {end:#x} is beyond the largest offset {MAX_OFFSET:#x}"
+            )
         if end > inode.size:
             inode = attrs.evolve(inode, size=end)
             self.sys.journal.write(self.sys.inodes, inode.id, inode)
@@ -128,7 +162,7 @@ class Syscalls:
     def close(self, fd: int) -> int:
         """Close a descriptor; mappings keep their file (close(2))."""
         file = self._file(fd, "close")
-        self.sys.journal.write(self.fds, (self.pid, fd), None)
+        self.sys.journal.write(self.fds, (self.pid, descriptor(fd)), None)
         put_inode(self.sys, file.id)
         return 0
 
@@ -136,15 +170,22 @@ class Syscalls:
         return list(self.sys.inodes.data.values())
 
     def _inode(self, path: str) -> Inode | None:
-        return next((i for i in self._inodes() if i.path == path), None)
+        folder, _, fd = path.rpartition("/")
+        if folder == "/proc/self/fd" and fd.isascii() and fd.isdecimal():  # the way to open a memfd once more
+            found = self.fds.get((self.pid, int(fd)))
+            inode: Inode | None = (
+                self.sys.inodes.get(self.sys.files.get(found).inode) if found is not None else None
+            )
+            return inode
+        return next((i for i in self._inodes() if i.path == path and _has_name(i)), None)
 
     def _new_inode(self, path: str, kind: str, size: int) -> Inode:
-        number = self.sys.new_id("inode")
+        ino = self.sys.new_id("inode")
         dev = "00:01" if kind == "shmem" else "fe:00"
-        inode = Inode(number, path, kind, size, "", number, dev)
-        self.sys.journal.write(self.sys.inodes, number, inode)
+        inode = Inode(ino, path, kind, size, "", ino, dev)
+        self.sys.journal.write(self.sys.inodes, ino, inode)
         if kind == "shmem":
-            self.sys.journal.write(self.sys.inode_refs, number, 0)
+            self.sys.journal.write(self.sys.inode_refs, ino, 0)
         return inode
 
     def _new_file(self, path: str, flags: int, inode: Inode) -> File:
@@ -160,10 +201,11 @@ class Syscalls:
         return fd
 
     def _file(self, fd: int, func: str) -> File:
-        number = self.fds.get((self.pid, fd))
-        if number is None:
+        fd = descriptor(fd)
+        found = self.fds.get((self.pid, fd))
+        if found is None:
             raise KernelError("EBADF", func, f"descriptor {fd} is not open")
-        file: File = self.sys.files.get(number)
+        file: File = self.sys.files.get(found)
         return file
 
     # -- mappings
@@ -176,9 +218,9 @@ class Syscalls:
         ``prot`` and ``flags`` are the C constants or, for short, "rw" and "private" or "shared"; without a
         descriptor the mapping is anonymous.
         """
-        prot = prot if isinstance(prot, int) else sum(_PROT[c] for c in prot)
-        if isinstance(flags, str):
-            flags = _FLAGS[flags] | (MAP_ANONYMOUS if fd < 0 else 0)
+        addr, length, offset = number(addr, "addr"), number(length, "length"), number(offset, "offset")
+        prot, fd = protection(prot), descriptor(fd)
+        flags = mapping_flags(flags, fd)
         j = self.sys.journal
         j.enter("mmap", ("addr", addr), ("length", length), ("prot", prot), ("flags", flags), ("fd", fd))
         try:
@@ -205,6 +247,7 @@ class Syscalls:
         """Remove all mappings of a range (munmap(2)); returns what was flushed and freed, None for an empty
         range.
         """
+        addr, length = number(addr, "addr"), number(length, "length")
         j = self.sys.journal
         j.enter("munmap", ("addr", addr), ("length", length))
         try:
@@ -217,18 +260,21 @@ class Syscalls:
 
     def mprotect(self, addr: int, length: int, prot: int | str) -> MmuGather | None:
         """Change the protection of a range (mprotect(2)); returns what was flushed, None for length 0."""
-        prot = prot if isinstance(prot, int) else sum(_PROT[c] for c in prot)
+        addr, length, prot = number(addr, "addr"), number(length, "length"), protection(prot)
         with self._span("mprotect", ("addr", addr), ("length", length), ("prot", prot)):
             return do_mprotect(self.mm, addr, length, prot)
 
     def mremap(self, addr: int, old_len: int, new_len: int, flags: int = 0, new_addr: int = 0) -> int:
         """Resize or move a mapping and return its address (mremap(2)); lengths in bytes."""
+        addr, new_addr, flags = number(addr, "addr"), number(new_addr, "new_addr"), number(flags, "flags")
+        old_len, new_len = number(old_len, "old_len"), number(new_len, "new_len")
         fields = (("addr", addr), ("old_len", old_len), ("new_len", new_len), ("flags", flags))
         with self._span("mremap", *fields, ("new_addr", new_addr)):
             return do_mremap(self.mm, addr, old_len, new_len, flags, new_addr)
 
     def madvise(self, addr: int, length: int, advice: int) -> int:
         """Take advice on a range (madvise(2)); ``advice`` is an MADV_* value."""
+        addr, length, advice = number(addr, "addr"), number(length, "length"), number(advice, "advice")
         with self._span("madvise", ("addr", addr), ("length", length), ("advice", advice)):
             do_madvise(self.mm, addr, length, advice)
         return 0
@@ -247,13 +293,14 @@ class Syscalls:
 
     def brk(self, addr: int) -> int:
         """Move the program break; returns the resulting one, the old one on failure (brk(2))."""
-        return do_brk(self.mm, addr)
+        return do_brk(self.mm, number(addr, "addr"))
 
     def execve(self, path: str) -> int:
         """Run a program in this process (execve(2)); a path that does not exist is made a small program.
 
         Simplified: the address space must be fresh, as a machine has it after boot.
         """
+        path = text(path, "path")
         if any(v.file for v in self.mm.vmas):
             raise KernelError(
                 "EBUSY", "execve", "this process runs a program already; a second execve is not simulated"
@@ -268,26 +315,43 @@ class Syscalls:
 
     def load(self, addr: int, length: int = 1) -> Access:
         """Read ``length`` bytes, touching each page once."""
-        return access(self.mm, addr, length, READ)
+        return self._access(number(addr, "addr"), number(length, "length"), READ)
 
-    def store(self, addr: int, length: int = 1, data: bytes | int = 0x5A) -> Access:
-        """Write: one byte into each page of the range, or the bytes ``data`` from ``addr`` on."""
-        return access(self.mm, addr, len(data) if isinstance(data, bytes) else length, WRITE, data)
+    def store(self, addr: int, length: int | bytes = 1, data: bytes | int = 0x5A) -> Access:
+        """Write: one byte into each page of the range, or bytes from ``addr`` on: ``store(addr, b"text")``."""
+        if isinstance(length, bytes | bytearray):
+            length, data = len(length), bytes(length)
+        elif isinstance(data, bytes | bytearray):
+            length, data = len(data), bytes(data)
+        else:
+            length, data = number(length, "length"), number(data, "data") & 0xFF
+        if data == b"":
+            raise BadArgumentError("no bytes are given: an empty write touches nothing")
+        return self._access(number(addr, "addr"), length, WRITE, data)
 
     def exec(self, addr: int) -> Access:
         """Fetch an instruction."""
-        return access(self.mm, addr, 1, EXEC)
+        return self._access(number(addr, "addr"), 1, EXEC)
+
+    def _access(self, addr: int, length: int, kind: str, data: bytes | int = 0x5A) -> Access:
+        return access(self.mm, addr, length, kind, data)
 
     def peek(self, addr: int, length: int) -> bytes:
-        """The bytes at an address as far as pages are present, without touching them."""
-        return peek(self.mm, addr, length)
+        """The bytes at an address as far as pages are present, without touching them; unknown ones (of an
+        imported process) as zeros: see `is_known`.
+        """
+        return peek(self.mm, number(addr, "addr"), number(length, "length"))
+
+    def is_known(self, addr: int, length: int) -> bool:
+        """Whether what `peek` returns is true: the contents of imported pages are not known."""
+        return is_known(self.mm, number(addr, "addr"), number(length, "length"))
 
     # -- the driver side
 
     def vma(self, where: int | str) -> Vma:
         """The VMA that contains an address, or that has a name ("[stack]", "/dev/fb0", "fb0").
 
-        Raises `VmvizError` naming the nearest VMA when there is none.
+        Raises `VmaNotFound` naming the nearest VMA when there is none.
         """
         if isinstance(where, str):
             names = {name: v for v in self.mm.vmas if (name := vma_name(self.mm, v))}
@@ -298,10 +362,41 @@ class Syscalls:
             raise VmaNotFound(
                 f"no VMA is named {where!r}" + (f"; the nearest name is {near[0]!r}" if near else "")
             )
-        found = self.mm.vma_at(where)
+        address = number(where, "where")
+        found = self.mm.vma_at(address)
         if found is None:
-            self._no_vma(where)
+            self._no_vma(address)
         return found
+
+    def live_vma(self, vma: Vma) -> Vma:
+        """The VMA as it is now: in C a caller has a pointer, so it sees what has become of the VMA since.
+
+        Raises `CallerBugError` when it is gone, `BadArgumentError` for what is no VMA.
+        """
+        if not isinstance(vma, Vma):
+            raise BadArgumentError(
+                f"the VMA must be given as vma(address) or vma(name), not as {kind_of(vma)}"
+            )
+        now = self.mm.vma_at(vma.start)
+        if now is None:
+            message = f"the VMA at {vma.start:#x} is gone: the variable points to freed memory"
+            raise CallerBugError("vma", "use after free", message, Refusal("caller_bug", message))
+        return now
+
+    def _run_of_frames(self, vma: Vma, addr: int, pfn: int, size: int) -> tuple[Vma, int, int, int]:
+        """The arguments of the calls that map a run of frames, without what would overwrite the kernel's tables."""
+        vma, addr, pfn, size = (
+            self.live_vma(vma),
+            number(addr, "addr"),
+            frame_number(pfn),
+            number(size, "size"),
+        )
+        if size >> 52 or pfn + (size >> 12) >> PFN_BITS:
+            raise BadArgumentError(f"size {size:#x} is too large: the frames would end above {PFN_BITS} bits")
+        if addr + size > self.mm.task_size:
+            message = f"{addr:#x} + {size:#x} leaves the user half: the kernel's own page tables would be overwritten"
+            raise CallerBugError("remap_pfn_range", "range", message, Refusal("caller_bug", message))
+        return vma, addr, pfn, size
 
     def _no_vma(self, address: int) -> NoReturn:
         before, after = self.mm.vmas.find_prev(address), self.mm.find_vma(address)
@@ -315,28 +410,43 @@ class Syscalls:
     def zap_vma_ptes(self, vma: Vma, address: int, size: int) -> ZapResult:
         """Remove the PTEs of a range of a VM_PFNMAP VMA; see `vmviz.kernel.mm.memory.zap.zap_vma_ptes`."""
         func = "zap_special_vma_range" if self.sys.zap_contract == "special" else "zap_vma_ptes"
-        return zap_vma_ptes(self.mm, vma, address, size, func)
+        address, size = number(address, "address"), number(size, "size")
+        return zap_vma_ptes(self.mm, self.live_vma(vma), address, size, func)
 
     def remap_pfn_range(self, vma: Vma, addr: int, pfn: int, size: int) -> Vma:
         """Map consecutive frames; see `vmviz.kernel.mm.memory.pfn.remap_pfn_range`."""
-        return pfn_calls.remap_pfn_range(self.mm, vma, addr, pfn, size)
+        return pfn_calls.remap_pfn_range(self.mm, *self._run_of_frames(vma, addr, pfn, size))
 
     def io_remap_pfn_range(self, vma: Vma, addr: int, pfn: int, size: int) -> Vma:
         """Map frames of a device; see `vmviz.kernel.mm.memory.pfn.io_remap_pfn_range`."""
-        return pfn_calls.io_remap_pfn_range(self.mm, vma, addr, pfn, size)
+        return pfn_calls.io_remap_pfn_range(self.mm, *self._run_of_frames(vma, addr, pfn, size))
 
     def vm_iomap_memory(self, vma: Vma, start: int, length: int) -> Vma:
         """Map physical memory over a whole VMA; see `vmviz.kernel.mm.memory.pfn.vm_iomap_memory`."""
-        return pfn_calls.vm_iomap_memory(self.mm, vma, start, length)
+        start, length = number(start, "start"), number(length, "length")
+        return pfn_calls.vm_iomap_memory(self.mm, self.live_vma(vma), start, length)
 
     def vm_insert_page(self, vma: Vma, addr: int, pfn: int) -> Vma:
         """Map one page with a struct page; see `vmviz.kernel.mm.memory.pfn.vm_insert_page`."""
+        vma, addr, pfn = self.live_vma(vma), number(addr, "addr"), frame_number(pfn)
         return pfn_calls.vm_insert_page(self.mm, vma, addr, pfn)
 
     def vmf_insert_pfn(self, vma: Vma, addr: int, pfn: int) -> int:
         """Map one raw frame; see `vmviz.kernel.mm.memory.pfn.vmf_insert_pfn`."""
+        vma, addr, pfn = self.live_vma(vma), number(addr, "addr"), frame_number(pfn)
         return pfn_calls.vmf_insert_pfn(self.mm, vma, addr, pfn)
 
 
+def _has_name(inode: Inode) -> bool:
+    """Whether a path leads to the file: not to one made in memory, nor to one that was deleted."""
+    return (inode.kind != "shmem" or inode.path.startswith("/dev/shm/")) and not inode.path.endswith(
+        " (deleted)"
+    )
+
+
 class VmaNotFound(VmvizError):
-    """No VMA has the wanted address or name; the text names the nearest."""
+    """No VMA has the wanted address or name; the text names the nearest.  ``refusal`` has the check "find_vma"."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.refusal = Refusal("find_vma", message)

@@ -14,8 +14,10 @@ of files, devices and the kernel's own mappings are unknown: touching a missing 
 
 **Different**: the page tables are the simulator's own, in frames of a spare zone above the highest known
 PFN, and only those that hold a visible entry; so ``pgtables`` is not VmPTE.  Huge pages are mapped by 4 KiB
-entries.  hugetlb pages count as file pages.  Page contents are not imported: pages read as zeros.  Hidden
-PFNs, and PFNs of 2**26 and above, are replaced by numbers of vmviz's own (page flag PG_HIDDEN), distinct for each page.
+entries.  hugetlb pages count as file pages.  Page contents are not imported: a load of an imported page gives no
+data (`vmviz.kernel.mm.frames.UNKNOWN_CONTENT`), only the bytes that are stored afterwards are known.  Hidden PFNs, and
+PFNs of 2**26 and above, are replaced by numbers of vmviz's own (page flag PG_HIDDEN), distinct for each page, which
+the views and ``--state`` do not show.
 """
 
 from __future__ import annotations
@@ -80,6 +82,13 @@ class ImportedMachine(Machine):
     ``image`` is what it was made from, with the warnings and notes of the loading added.
     """
 
+    imported = True
+
+    @property
+    def pfns_visible(self) -> bool:
+        """Whether the frame numbers are those of the real machine."""
+        return self.image.pfns_visible and not self.frames.own_pfns
+
     def __init__(self, image: ProcessImage, config: Config | None = None) -> None:
         what = f"PID {image.pid} ({image.name})"
         _check(image, what)
@@ -113,20 +122,10 @@ class ImportedMachine(Machine):
 
     # -- accesses: what is in swap cannot be read back
 
-    def load(self, addr: int, length: int = 1) -> Access:
-        """`Machine.load`; raises `UnknownContentsError` where a page is in swap."""
+    def _access(self, addr: int, length: int, kind: str, data: bytes | int = 0x5A) -> Access:
+        """As every machine's; raises `UnknownContentsError` where a page is in swap."""
         self._check_swap(addr, length)
-        return super().load(addr, length)
-
-    def store(self, addr: int, length: int = 1, data: bytes | int = 0x5A) -> Access:
-        """`Machine.store`; raises `UnknownContentsError` where a page is in swap."""
-        self._check_swap(addr, len(data) if isinstance(data, bytes) else length)
-        return super().store(addr, length, data)
-
-    def exec(self, addr: int) -> Access:
-        """`Machine.exec`; raises `UnknownContentsError` where a page is in swap."""
-        self._check_swap(addr, 1)
-        return super().exec(addr)
+        return super()._access(addr, length, kind, data)
 
     def _check_swap(self, addr: int, length: int) -> None:
         end = min(addr + max(length, 1), self.mm.task_size)
@@ -367,7 +366,7 @@ def _end_of_program(vmas: list[Vma]) -> int:
 
 
 def _remarks(image: ProcessImage, pages: SortedPages, mm: Mm) -> list[str]:
-    out = ["page contents are not read: imported pages read as zeros"]
+    out = ["page contents are not read: what imported pages hold is unknown"]
     if pages.hidden:
         out.append("frame numbers are vmviz's own: equal pages of files are not recognised as shared frames")
     if image.pages.flags is not None:

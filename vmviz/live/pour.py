@@ -38,6 +38,7 @@ from vmviz.kernel.mm.frames import (
     PG_SWAPBACKED,
     PG_UPTODATE,
     PG_ZERO,
+    UNKNOWN_CONTENT,
     ZERO_PFN,
     Frames,
 )
@@ -60,6 +61,8 @@ MAX_PFN = 1 << 26
 FIRST_OWN = 1 << 20
 """Our own numbers and our own memory lie above 4 GiB: below it are the simulated devices' frames."""
 SPARE_FRAMES = (64 << 20) >> 12
+HIDDEN_WHY = "CAP_SYS_ADMIN is missing"
+TOO_HIGH_WHY = "more than vmviz keeps (2^26)"
 MAX_TABLES = 1 << 18
 """Page tables beyond 1 GiB of them are refused: only a hostile snapshot needs so many."""
 
@@ -260,13 +263,20 @@ def pour_frames(image: ProcessImage, pages: SortedPages, frames: Frames, mapping
         frames.flags.put_many(at, frame_flags(told, anon, exclusive, is_shmem(image, pages)))
         if pages.hidden:
             frames.flags.array[at] |= np.uint32(PG_HIDDEN)
+            frames.own_pfns = range(
+                FIRST_OWN, int(max(at.max(), pages.number[pages.zero].max(initial=0))) + 1
+            )
+            frames.hidden_why = HIDDEN_WHY if not image.pfns_visible else TOO_HIGH_WHY
+        frames.content.put_many(at, np.full(len(at), UNKNOWN_CONTENT, np.int32))
         frames.mapping.put_many(at, mapping)
         frames.index.put_many(at, pgoff)
         _set_states(frames, at, np.where(anon, ANON, FILE))
+    frames.others_unknown = True
     bare = pages.number[pages.zero | pages.raw]
     for region in frames.regions:  # a zap takes these away again
         inside = bare[(bare >= region.start_pfn) & (bare < region.end_pfn)]
         region.maps.add_many(inside - region.start_pfn, 1)
+        region.content.array[inside - region.start_pfn] = UNKNOWN_CONTENT
 
 
 def _set_states(frames: Frames, at: Ints, states: Ints) -> None:

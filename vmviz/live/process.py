@@ -46,10 +46,12 @@ def read_process(
 ) -> ProcessImage:
     """Read the address space of process ``pid`` (a number, or "self") from the /proc tree at ``root``.
 
-    Strictly read-only (see `vmviz.live.procfs`).  maps is compared before and after; a process that changes
-    is read again ``limits.attempts`` times, then the partial result says so in ``warnings``.  Page flags and
-    counts are read after the entries: a frame that changes hands in between shows its later owner's flags.
-    ``taken`` is kept in the image as it is.
+    Strictly read-only (see `vmviz.live.procfs`).  maps is compared before and after, and smaps with it; a
+    process that changes is read again, ``limits.attempts`` times in all.  A pass that finds the three alike is
+    taken without a warning, whatever earlier passes met: its VMAs were there when it began and when it ended
+    (what came and went in between, entries included, no comparison can find).  When no pass is so, the last
+    one is taken and says so in ``warnings``.  Page flags and counts are read after the entries: a frame that
+    changes hands in between shows its later owner's flags.  ``taken`` is kept in the image as it is.
 
     Raises `LiveError` when there is no /proc, no such process, no right to read it, no address space (a
     kernel thread, a zombie), or when it exits meanwhile.
@@ -265,7 +267,8 @@ def _remarks(attempt: _Attempt) -> tuple[list[str], list[str]]:
         changed = sorted((old ^ new) or (old ^ set(attempt.before.splitlines())))
         first = changed[0].split(b" ")[0].decode("ascii", "replace") if changed else "the order"
         warnings.append(
-            f"changed while read: {len(old - new)} VMAs went or changed, {len(new - old)} came "
+            f"changed while read: {len(old - new)} VMA{'s' * (len(old - new) != 1)} went or changed, "
+            f"{len(new - old)} came "
             f"(first: {first}); the entries of these may be from another moment than the VMAs"
         )
     if b"[vsyscall]" in attempt.before:

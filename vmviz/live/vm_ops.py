@@ -48,7 +48,9 @@ def unknown_operations(name: str) -> VmOperations:
         what = text.format(name=vma.name or f"the mapping at {vma.start:#x}")
         raise UnknownContentsError(f"{what}: the process is imported, and {ctx.address:#x} was not present")
 
-    return VmOperations(name, fault, explain="imported: what its fault handler does is unknown")
+    return VmOperations(
+        name, fault, explain="imported: what its fault handler does is unknown", imported=True
+    )
 
 
 def shmem_path(path: str) -> bool:

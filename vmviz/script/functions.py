@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ..kernel.errors import CallerBugError, KernelError, Refusal, VmvizError
-from ..kernel.mm.access import Access
+from ..kernel.arguments import PFN_BITS, kind_of
+from ..kernel.errors import VmvizError
+from ..kernel.mm.access import NOT_READ, Access
 from ..kernel.mm.flags import O_RDWR
 from ..kernel.mm.memory.pfn import follow_pfn as kernel_follow_pfn
 from ..kernel.mm.memory.zap import ZapResult
@@ -28,9 +29,6 @@ Value = Any
 READ_BACK = 256
 """The longest load, in bytes, that gives back all that it read."""
 
-PFN_BITS = 40
-"""Frame numbers of x86-64 have at most so many bits (52 of a physical address, less 12)."""
-
 
 class ArgumentError(VmvizError):
     """A value that a function cannot take; ``index`` is the argument's number, -1 for the call itself."""
@@ -42,7 +40,9 @@ class ArgumentError(VmvizError):
 
 @attrs.frozen
 class Result:
-    """What a function gives back: the value for the script, and what the outcome tells besides."""
+    """What a function gives back: the value for the script, whether it is an address or a frame number (and so
+    shown in hex), and what the outcome tells besides.
+    """
 
     value: Value = 0
     address: bool = False
@@ -95,7 +95,7 @@ def _number(index: int, value: Value, what: str) -> int:
         return value & ((1 << 64) - 1)
     if isinstance(value, Vma):
         return value.start
-    raise ArgumentError(index, f"{what} must be a number, not {_kind(value)}")
+    raise ArgumentError(index, f"{what} must be a number, not {kind_of(value)}")
 
 
 def _pfn(index: int, value: Value) -> int:
@@ -108,29 +108,11 @@ def _pfn(index: int, value: Value) -> int:
 
 
 def _vma(m: Machine, index: int, value: Value) -> Vma:
-    """The VMA as it is now: in C the variable is a pointer, so it sees what has become of the VMA since."""
+    """The VMA as it is now: see `Machine.live_vma`."""
     if not isinstance(value, Vma):
-        kind = _kind(value)
+        kind = kind_of(value)
         raise ArgumentError(index, f"the VMA must be given as vma(address) or vma(name), not as {kind}")
-    now = m.mm.vma_at(value.start)
-    if now is None:
-        message = f"the VMA at {value.start:#x} is gone: the variable points to freed memory"
-        raise CallerBugError("vma", "use after free", message, Refusal("caller_bug", message))
-    return now
-
-
-def _kind(value: Value) -> str:
-    return "a number" if isinstance(value, int) else "a string" if isinstance(value, str) else "a VMA"
-
-
-def _signed(value: int) -> int:
-    """A descriptor or ``-1`` as C has it: an int of 32 bits.
-
-    >>> _signed(0xffffffffffffffff), _signed(3)
-    (-1, 3)
-    """
-    value &= 0xFFFF_FFFF
-    return value - (1 << 32) if value >> 31 else value
+    return m.live_vma(value)
 
 
 @_function("path argv? envp?", "run a program: its text and stack appear (the address space must be fresh)")
@@ -141,7 +123,7 @@ def execve(m: Machine, path: Value, *_: Value) -> Result:
 def _text(index: int, value: Value) -> str:
     if isinstance(value, str):
         return value
-    raise ArgumentError(index, f'a path in quotes is wanted here, such as "/dev/fb0", not {_kind(value)}')
+    raise ArgumentError(index, f'a path in quotes is wanted here, such as "/dev/fb0", not {kind_of(value)}')
 
 
 @_function("path flags? mode?", "open a device or file; O_CREAT makes a file; the default is O_RDWR", "open")
@@ -186,9 +168,7 @@ def mmap(
             )
         )
     ]
-    return Result(
-        m.mmap(numbers[0], numbers[1], numbers[2], numbers[3], _signed(numbers[4]), numbers[5]), address=True
-    )
+    return Result(m.mmap(*numbers), address=True)
 
 
 @_function("addr length", "unmap a range: VMAs are split, entries cleared, tables freed")
@@ -223,6 +203,8 @@ def _access(a: Access, **fields: Any) -> Result:
 def load(m: Machine, addr: Value, length: Value = 1) -> Result:
     at, n = _number(0, addr, "addr"), _number(1, length, "length")
     a = m.load(at, n)
+    if a.data is None or (n <= READ_BACK and not m.is_known(at, max(n, 1))):
+        return _access(a, why=a.why or NOT_READ)
     if n <= READ_BACK:
         return _access(a, data=m.peek(at, max(n, 1)))
     return _access(a, page_bytes=a.data)
@@ -253,10 +235,8 @@ def _bytes(text: str) -> bytes:
 @_function("fd buf count offset", "write to a file at an offset, through the page cache")
 def pwrite64(m: Machine, fd: Value, buf: Value, count: Value, offset: Value) -> Result:
     at = _number(3, offset, "offset")
-    if at >> 63:
-        raise KernelError("EINVAL", "pwrite64", "the offset is negative")
     if not isinstance(buf, str):
-        raise ArgumentError(1, f"buf must be a string, not {_kind(buf)}")
+        raise ArgumentError(1, f"buf must be a string, not {kind_of(buf)}")
     data = _bytes(buf)[: _number(2, count, "count")]
     return Result(m.pwrite(_number(0, fd, "fd"), data, at))
 
@@ -309,14 +289,11 @@ def zap_special_vma_range(m: Machine, area: Value, address: Value, size: Value) 
 
 
 def _remap(m: Machine, call: Callable[..., Vma], *values: Value) -> Result:
-    """The two calls that map a run of frames, without what would overwrite the kernel's own tables."""
+    """The two calls that map a run of frames."""
     area, addr, pfn, size = values
     vma, at, first, n = _vma(m, 0, area), _number(1, addr, "addr"), _pfn(2, pfn), _number(3, size, "size")
     if n >> 52 or first + (n >> 12) >> PFN_BITS:
         raise ArgumentError(3, f"size {n:#x} is too large: the frames would end above {PFN_BITS} bits")
-    if at + n > m.mm.task_size:
-        message = f"{at:#x} + {n:#x} leaves the user half: the kernel's own page tables would be overwritten"
-        raise CallerBugError("remap_pfn_range", "range", message, Refusal("caller_bug", message))
     call(vma, at, first, n)
     return Result(0)
 
@@ -353,12 +330,12 @@ def alloc_page(m: Machine) -> Result:
         j.leave("alloc_page", 0)
         raise
     j.leave("alloc_page", pfn)
-    return Result(pfn)
+    return Result(pfn, address=True)
 
 
 @_function("vma addr", "the frame number behind an address of a VM_IO or VM_PFNMAP mapping")
 def follow_pfn(m: Machine, area: Value, addr: Value) -> Result:
-    return Result(kernel_follow_pfn(m.mm, _vma(m, 0, area), _number(1, addr, "addr")))
+    return Result(kernel_follow_pfn(m.mm, _vma(m, 0, area), _number(1, addr, "addr")), address=True)
 
 
 _VM_FAULT = {0x100: "VM_FAULT_NOPAGE", 0x2: "VM_FAULT_SIGBUS", 0x1: "VM_FAULT_OOM"}

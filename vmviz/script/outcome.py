@@ -25,10 +25,12 @@ class Signal:
 class Outcome:
     """The result of one statement.
 
-    ``ret`` is an int, or None where nothing is returned; ``address`` says that it is an address.  ``verdict``
+    ``ret`` is an int, or None where nothing is returned; ``address`` says that it is an address or a frame
+    number.  ``verdict``
     is 0 or -1 for a zap under every contract.  ``why`` explains an error, a refusal, a signal, or a zap that
     did nothing.  ``data`` is what a load has read; of a long one it is ``page_bytes``, the first byte of each
-    page.  ``expected`` is None where no value was expected, else whether it came.
+    page; both are None when what the pages hold is not known.  ``expected`` is None where no value was expected,
+    else whether it came.
     """
 
     i: int
@@ -77,7 +79,9 @@ class Outcome:
         return format_addr(self.ret) if self.address else str(self.ret)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of ``vmviz run --json``: addresses are hex strings, sizes and counts numbers."""
+        """The fields of ``vmviz run --json``: addresses and frame numbers are hex strings, sizes and counts
+        numbers.
+        """
         ret: Any = format_addr(self.ret) if self.address and self.ret is not None else self.ret
         out: dict[str, Any] = {
             "i": self.i,
@@ -102,6 +106,8 @@ class Outcome:
             out["data"] = self.data.hex()
         if self.page_bytes is not None:
             out["page_bytes"] = self.page_bytes.hex()
+        if self.func == "load" and self.ret == 0 and self.data is None and self.page_bytes is None:
+            out["data"] = None
         if self.expected is not None:
             out["expected"] = {"ok": self.expected, "mismatch": self.mismatch or None}
         return out

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from ..kernel.arch.tlb import TlbFlush
 from ..kernel.machine import Machine
 from ..kernel.trace.bulk import Bulk
 from ..kernel.trace.journal import Check, Enter, Event, Leave
@@ -69,7 +70,7 @@ class Report:
             self.echo(f"  {v['start']:>14}-{v['end']:<14} {v['perms']} {v['VmFlags']}  {v['name']}".rstrip())
         self.echo("entries")
         for e in state["entries"]:
-            self.echo(f"  {e['va']:>14} {e['n']:>7} x pfn {e['pfn']:<9} {e['bits']}")
+            self.echo(f"  {e['va']:>14} {e['n']:>7} x pfn {e['pfn'] or 'hidden':<9} {e['bits']}")
         for u in state["unknown"]:
             self.echo(f"  {u['start']:>14}-{u['end']:<14} ?? cannot be observed")
         self.echo("counters")
@@ -80,9 +81,7 @@ class Report:
         """The expectations that failed, each with file, line and column."""
         if self.check and not self.as_json:
             failed = len(self._failed)
-            statements = "statement" if self._count == 1 else "statements"
-            expectations = "expectation" if failed == 1 else "expectations"
-            self.echo(f"{self._count} {statements}, {failed} {expectations} failed")
+            self.echo(f"{counted(self._count, 'statement')}, {counted(failed, 'expectation')} failed")
         return self._failed
 
 
@@ -131,14 +130,18 @@ def effects(outcome: Outcome) -> list[str]:
             out.append(f"nearest legal: {format_addr(legal.address)}, {format_size(legal.size, exact=True)}")
         return out
     if outcome.ptes_cleared:
-        out.append(f"{outcome.ptes_cleared} PTEs cleared")
-    if outcome.ptes_unknown:
-        out.append(f"{outcome.ptes_unknown} unknown entries are known to be empty now")
+        out.append(f"{counted(outcome.ptes_cleared, 'PTE')} cleared")
+    if (n := outcome.ptes_unknown) == 1:
+        out.append("1 unknown entry is known to be empty now")
+    elif n:
+        out.append(f"{n} unknown entries are known to be empty now")
     if outcome.frames_freed or outcome.tables_freed:
-        out.append(f"{outcome.frames_freed} frames and {outcome.tables_freed} tables freed")
-    out += [f"TLB: {f.kind} flush, {f.nr_pages} pages" for f in outcome.tlb]
+        out.append(
+            f"{counted(outcome.frames_freed, 'frame')} and {counted(outcome.tables_freed, 'table')} freed"
+        )
+    out += [flush_text(f) for f in outcome.tlb]
     if outcome.min_flt or outcome.maj_flt:
-        out.append(f"{outcome.min_flt} minor and {outcome.maj_flt} major faults")
+        out.append(f"{outcome.min_flt} minor and {counted(outcome.maj_flt, 'major fault')}")
     if outcome.data:
         out.append(f"read {_shown(outcome.data)}")
     if outcome.page_bytes:
@@ -146,6 +149,25 @@ def effects(outcome: Outcome) -> list[str]:
     if outcome.why:
         out.append(outcome.why)
     return out
+
+
+def counted(n: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "page"), counted(0, "page")
+    ('1 page', '0 pages')
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def flush_text(flush: TlbFlush) -> str:
+    """A TLB flush in words.
+
+    >>> flush_text(TlbFlush("pages", 0, 4096, 1)), flush_text(TlbFlush("full", 0, 2 << 20, 512))
+    ('TLB: 1 page flushed singly', 'TLB: full flush (512 pages)')
+    """
+    pages = counted(flush.nr_pages, "page")
+    return f"TLB: full flush ({pages})" if flush.kind == "full" else f"TLB: {pages} flushed singly"
 
 
 def _shown(data: bytes) -> str:
@@ -173,10 +195,11 @@ def printable(text: str) -> str:
 def trace_lines(machine: Machine, outcome: Outcome) -> list[str]:
     """The calls, checks and tracepoints of a statement, indented as ftrace's function_graph does."""
     depth, out = 0, []
+    own = machine.frames.own_pfns
     for record, _, _ in machine.journal.between(outcome.start, outcome.end):
         match record:
             case Enter():
-                out.append("  " * depth + f"{record.func}({_fields(record.fields)}) {{")
+                out.append("  " * depth + f"{record.func}({_fields(record.fields, own)}) {{")
                 depth += 1
             case Leave():
                 depth = max(0, depth - 1)
@@ -188,7 +211,7 @@ def trace_lines(machine: Machine, outcome: Outcome) -> list[str]:
                 word = word if record.reached else f"not reached, would {word.lower()}"
                 out.append("  " * depth + f"{record.expression}: {record.compared}: {word}")
             case Event():
-                out.append("  " * depth + f"/* {record.name}: {_fields(record.fields)} */")
+                out.append("  " * depth + f"/* {record.name}: {_fields(record.fields, own)} */")
             case Bulk():
                 ends = (*record.cuts[1:], record.n)
                 for a, b in zip(record.cuts, ends, strict=True):
@@ -198,8 +221,9 @@ def trace_lines(machine: Machine, outcome: Outcome) -> list[str]:
     return out
 
 
-def _fields(fields: tuple[tuple[str, Any], ...]) -> str:
-    return ", ".join(f"{k}={_value(k, v)}" for k, v in fields)
+def _fields(fields: tuple[tuple[str, Any], ...], own: range = range(0)) -> str:
+    """Fields of a record; frame numbers among ``own`` are not those of the machine, which are hidden."""
+    return ", ".join(f"{k}={'hidden' if k == 'pfn' and v in own else _value(k, v)}" for k, v in fields)
 
 
 def _value(name: str, value: Any) -> str:

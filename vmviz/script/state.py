@@ -17,11 +17,16 @@ PFN_BITS = np.uint64(0x000F_FFFF_FFFF_F000)
 
 
 def state_json(machine: Machine) -> dict[str, Any]:
-    """VMAs, entries and counters of the running process; addresses and raw values are hex strings."""
+    """VMAs, entries and counters of the running process; addresses and raw values are hex strings.
+
+    Where the frame numbers of a real process are hidden (``pfns_visible`` false), its entries have ``pfn`` and ``val``
+    null and ``hidden`` true.
+    """
     mm = machine.mm
     return {
         "pid": machine.pid,
         "comm": machine.task.comm,
+        "pfns_visible": machine.pfns_visible,
         "vmas": [
             {
                 "start": format_addr(v.start),
@@ -46,8 +51,10 @@ def state_json(machine: Machine) -> dict[str, Any]:
 
 
 def leaf_runs(machine: Machine, mm: Mm) -> list[dict[str, Any]]:
-    """The non-empty leaf entries in address order; equal flags and consecutive frames make one run."""
-    runs: list[list[int]] = []  # va, n, pfn, flags, the first entry's raw value
+    """The non-empty leaf entries in address order; equal flags and consecutive frames make one run (of hidden
+    frames: equal flags).
+    """
+    runs: list[list[int]] = []  # va, n, pfn (-1: hidden), flags, the first entry's raw value
     arena = machine.arena
     for vma in mm.vmas:
         for slot, n, va in arena.segments(mm.pgd, vma.start, vma.end):
@@ -57,7 +64,10 @@ def leaf_runs(machine: Machine, mm: Mm) -> list[dict[str, Any]]:
                 continue
             found = values[where]
             pfns, flags = pfns_of(found), found & ~PFN_BITS
-            line = (np.diff(where) == 1) & (np.diff(pfns) == 1) & (flags[1:] == flags[:-1])
+            hidden = machine.frames.hidden_of(pfns)
+            steady = np.where(hidden[1:], hidden[:-1], (np.diff(pfns) == 1) & ~hidden[:-1])
+            pfns = np.where(hidden, -1, pfns)
+            line = (np.diff(where) == 1) & steady & (flags[1:] == flags[:-1])
             first = 0
             for stop in [*(np.flatnonzero(~line) + 1).tolist(), len(where)]:
                 run = [va + (int(where[first]) << 12), stop - first, int(pfns[first]), int(flags[first])]
@@ -69,8 +79,9 @@ def leaf_runs(machine: Machine, mm: Mm) -> list[dict[str, Any]]:
             "va": format_addr(va),
             "n": n,
             "level": "pte",
-            "pfn": format_addr(pfn),
-            "val": format_addr(value),
+            "pfn": format_addr(pfn) if pfn >= 0 else None,
+            "val": format_addr(value) if pfn >= 0 else None,
+            **({"hidden": True} if pfn < 0 else {}),
             "fl": format_addr(flags),
             "bits": " ".join(decode(value)),
         }
@@ -82,7 +93,7 @@ def _append(runs: list[list[int]], run: list[int]) -> None:
     """Add a run, or lengthen the last one by it where it goes on (at the border of two tables)."""
     if runs:
         va, n, pfn, flags, _ = runs[-1]
-        if [va + (n << 12), pfn + n, flags] == [run[0], run[2], run[3]]:
+        if [va + (n << 12), pfn + n if pfn >= 0 else pfn, flags] == [run[0], run[2], run[3]]:
             runs[-1][1] += run[1]
             return
     runs.append(run)

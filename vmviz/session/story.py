@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from ..data import data_directory
@@ -25,13 +26,15 @@ def story_session() -> Session:
     return script_session(path.read_text(encoding="utf-8"), STORY)
 
 
-def script_session(text: str, name: str, config: Config | None = None) -> Session:
+def script_session(
+    text: str, name: str, config: Config | None = None, pinned: Collection[str] = ()
+) -> Session:
     """A script as a story: what stands before the comment line ``# story`` is run, the rest is to come.
 
-    Raises `ScriptError`.
+    ``pinned`` as in `Runner`.  Raises `ScriptError`.
     """
     session = Session(title=name)
-    session.runner = Runner(config=config)
+    session.runner = Runner(config=config, pinned=pinned)
     script = session.load(text, name)
     session.run_until_comment(script, STORY_MARK)
     return session
@@ -40,5 +43,24 @@ def script_session(text: str, name: str, config: Config | None = None) -> Sessio
 def live_session(machine: Machine, image: ProcessImage) -> Session:
     """A session on an imported process, with what the import has to say."""
     session = Session(machine, title=f"{image.name} (pid {image.pid})")
-    session.remarks = [*([image.missing_right] if image.missing_right else []), *image.warnings]
+    right = missing_right_sentence(image)
+    session.remarks = [*([right] if right else []), *image.warnings]
     return session
+
+
+def missing_right_sentence(image: ProcessImage) -> str:
+    """What cannot be seen of a process, and which right would show it; "" when nothing is hidden.
+
+    >>> from vmviz.live import PageColumns, ProcessImage, VmaTable
+    >>> nothing = ProcessImage(1, "x", 4096, VmaTable.of([]), PageColumns(), pfns_visible=False)
+    >>> import attrs; missing_right_sentence(attrs.evolve(nothing, missing_right="CAP_SYS_ADMIN (for root)"))
+    'Frame numbers are hidden: the right CAP_SYS_ADMIN (for root) is missing'
+    """
+    right = image.missing_right
+    if not right:
+        return ""
+    if image.pfns_visible:
+        return f"Flags or counts of frames are not known: this right is missing: {right}"
+    if right.startswith("CAP_"):
+        return f"Frame numbers are hidden: the right {right} is missing"
+    return f"Pages are hidden: this right is missing: {right}"

@@ -24,6 +24,8 @@ STATE_NAMES = ("empty", "swap", "zero", "ram", "file", "anon", "device", "unknow
 _GLYPHS = ("·", "s", "■", "■", "■", "■", "◊", "?")
 _ROLES = ("empty", "swap", "zero", "other", "file", "anon", "device", "unknown")
 _BLANK = " "
+HIDDEN = "hidden"
+"""Stands for a frame number that the real machine does not tell: see `vmviz.kernel.mm.frames.PG_HIDDEN`."""
 
 _LETTERS = (
     ("P", "P"),
@@ -127,6 +129,28 @@ def states_of(
     return out
 
 
+def hidden_of(
+    values: NDArray[np.uint64], was: NDArray[np.uint64], frames: Frames, mode: PagingMode
+) -> NDArray[np.bool_] | None:
+    """Which entries keep, or kept before this statement (``was``), a frame whose real number nobody may see; None
+    where no numbers are hidden.
+
+    >>> from vmviz.kernel.machine import Machine
+    >>> m = Machine(ram=4 << 20); m.frames.own_pfns = range(0x100, 0x200)
+    >>> hidden_of(np.array([0, 0], np.uint64), np.array([0x150067, 0], np.uint64), m.frames, m.arena.mode).tolist()
+    [True, False]
+    """
+    own = frames.own_pfns
+    if not own:
+        return None
+    pfns, old = pfns_of(values, mode), pfns_of(was, mode)
+    hidden = present_of(values, mode) & frames.hidden_of(pfns)
+    # A page that was freed has no flags any more; its number is known by where it lies.
+    gone = present_of(was, mode) & (values == 0) & (old >= own.start) & (old < own.stop)
+    out: NDArray[np.bool_] = hidden | gone
+    return out
+
+
 def entry_state(entry: int, frames: Frames, mode: PagingMode) -> str:
     """The state of one last-level entry in a word: empty, swap, zero, ram, file, anon or device.
 
@@ -173,8 +197,10 @@ def run_starts(
     was: NDArray[np.uint64],
     mode: PagingMode,
     cuts: Collection[int] = (),
+    hidden: NDArray[np.bool_] | None = None,
 ) -> list[int]:
-    """Where runs of alike entries begin: the same state and the same bits, whatever their frames; and at ``cuts``.
+    """Where runs of alike entries begin: the same state and the same bits, whatever their frames; at ``cuts``; and
+    where entries with hidden frame numbers (`hidden_of`) have others beside them.
 
     >>> m = get_mode("x86-64-4l")
     >>> v = np.array([0, 0, 0x1067, 0x2067, 0x9067, 0x9065], np.uint64)
@@ -187,6 +213,8 @@ def run_starts(
     if swap is not None and (states & 7 == SWAP).any():
         flags = np.where(states & 7 == SWAP, bits & ~np.uint64(swap.offset_mask), flags)
     breaks = (states[1:] != states[:-1]) | (flags[1:] != flags[:-1])
+    if hidden is not None:
+        breaks |= hidden[1:] != hidden[:-1]
     found = {0, *(np.flatnonzero(breaks) + 1).tolist()}
     found.update(c for c in cuts if 0 < c < len(values))
     return sorted(found)
@@ -224,8 +252,12 @@ def entry_bits(entry: int, mode: PagingMode, wide: bool = False) -> Line:
     return out
 
 
-def entry_cells(entry: int, state: int, was: int, mode: PagingMode, wide: bool = False) -> Line:
+def entry_cells(
+    entry: int, state: int, was: int, mode: PagingMode, wide: bool = False, hidden: bool = False
+) -> Line:
     """One entry: glyph, frame and bits; what it was when this statement cleared it; `swap`, `zero`, `??` in words.
+
+    ``hidden``: the frame's number is not the real one, and is not shown.
 
     >>> def show(*args): return "".join(text for text, _ in entry_cells(*args, get_mode("x86-64-4l"), True))
     >>> show(0x80000000E0280237, DEVICE, 0), show(0, EMPTY, 0), show(0, UNKNOWN, 0)
@@ -237,7 +269,7 @@ def entry_cells(entry: int, state: int, was: int, mode: PagingMode, wide: bool =
     kind = state & 7
     lead: Line = [(glyph + _BLANK, role)]
     if state & CLEARED:
-        old = _frame_or_swap(was, mode)
+        old = HIDDEN if hidden else _frame_or_swap(was, mode)
         bits = [(_BLANK, "text"), *entry_bits(was, mode)] if wide and mode.pte_present(was) else []
         return [*lead, ("--  " if wide else "--    ", "empty"), (f"was {old}", "was"), *bits]
     if kind == EMPTY:
@@ -246,7 +278,7 @@ def entry_cells(entry: int, state: int, was: int, mode: PagingMode, wide: bool =
         return [*lead, ("??", "unknown")]
     if kind == SWAP:
         return [*lead, (_frame_or_swap(entry, mode), role)]
-    frame = "zero " if kind == ZERO else f"{mode.pte_pfn(entry):05x}"
+    frame = "zero " if kind == ZERO else HIDDEN if hidden else f"{mode.pte_pfn(entry):05x}"
     return [*lead, (frame + _BLANK, role), *entry_bits(entry, mode, wide)]
 
 
@@ -257,7 +289,12 @@ def _frame_or_swap(entry: int, mode: PagingMode) -> str:
 
 
 def run_cells(
-    values: NDArray[np.uint64], was: NDArray[np.uint64], state: int, mode: PagingMode, wide: bool = False
+    values: NDArray[np.uint64],
+    was: NDArray[np.uint64],
+    state: int,
+    mode: PagingMode,
+    wide: bool = False,
+    hidden: bool = False,
 ) -> Line:
     """A run of alike entries without its count: the glyph, and the frames if they are neighbours.
 
@@ -270,7 +307,11 @@ def run_cells(
     lead: Line = [(glyph + _BLANK, role)]
     if state & CLEARED:
         if wide and mode.pte_present(int(was[0])):
-            return [*lead, ("--  ", "empty"), (f"was {_span(pfns_of(was, mode))}", "was")]
+            return [
+                *lead,
+                ("--  ", "empty"),
+                (f"was {HIDDEN if hidden else _span(pfns_of(was, mode))}", "was"),
+            ]
         return [*lead, ("--", "empty")]
     if kind in (EMPTY, UNKNOWN):
         return [*lead, ("--" if kind == EMPTY else "??", _ROLES[kind])]
@@ -278,7 +319,7 @@ def run_cells(
         first = int(values[0])
         return [*lead, (f"{_frame_or_swap(first, mode)} ..", role)]
     words: Line = [("none ", "warn")] if mode.pte_protnone(int(values[0])) else []
-    text = "zero" if kind == ZERO else _span(pfns_of(values, mode))
+    text = "zero" if kind == ZERO else HIDDEN if hidden else _span(pfns_of(values, mode))
     return [*lead, *words, (text, role)]
 
 

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..kernel.machine import Machine
+from ..kernel.mm.frames import PG_HIDDEN
 from ..kernel.mm.page_alloc import FREE, OTHER, STATE_NAMES
 from .cells import Line
 from .entries import pfns_of, present_of
@@ -68,11 +69,18 @@ def frame_words(scene: Scene, pfn: int) -> list[Line]:
             [(f" no frame at {scene.address(scene.cursor)}", "text")],
             [(" nothing is mapped here", "dim")],
         ]
-    head: Line = [(" frame ", "label"), (f"{pfn:05x}", "addr")]
-    page = scene.machine.frames.page(pfn)
+    frames = scene.machine.frames
+    hidden = frames.is_hidden(pfn)
+    head: Line = [
+        (" frame ", "label"),
+        ("hidden" if hidden else f"{pfn:05x}", "unknown" if hidden else "addr"),
+    ]
+    page = frames.page(pfn)
     if page is None:
         return _device(scene, head, pfn)
     head.append((f": {page.state}", "text"))
+    if hidden:
+        return [head, *hidden_words(scene.machine), _mapped_by(scene.machine, pfn)]
     row = scene.machine.arena.row_of.flat[pfn] - 1
     if row >= 0:
         level = scene.machine.arena.mode.levels[scene.machine.arena.level_of.flat[row]].name
@@ -85,6 +93,20 @@ def frame_words(scene: Scene, pfn: int) -> list[Line]:
     names = textwrap.shorten(" ".join(page.flags), _COLUMNS, placeholder=" …")
     flags: Line = [(f" {names}" if names else " no flags", "flag")]
     return [head, counts, flags, _mapped_by(scene.machine, pfn)]
+
+
+def hidden_count(machine: Machine) -> int:
+    """How many frames stand for ones of a real machine whose numbers are hidden."""
+    own = machine.frames.own_pfns
+    return int(np.count_nonzero(machine.frames.flags.array[own.start : own.stop] & np.uint32(PG_HIDDEN)))
+
+
+def hidden_words(machine: Machine) -> list[Line]:
+    """Two lines that say that frame numbers are hidden, and why."""
+    return [
+        [(" frame numbers are hidden:", "unknown")],
+        [(f" {machine.frames.hidden_why}", "unknown")],
+    ]
 
 
 def _device(scene: Scene, head: Line, pfn: int) -> list[Line]:
@@ -126,13 +148,15 @@ def _outside(scene: Scene) -> list[Line]:
     pages = (r.end - r.start - max(0, high - low)) >> 12
     others = len(mapped_pfns(scene.machine, r.start, r.end)) - len(inside) if r.start < r.end else 0
     span = f"{int(inside.min()):05x}..{int(inside.max()):05x}" if len(inside) else "no frame"
+    if bool(scene.machine.frames.hidden_of(inside).any()):
+        span = "hidden frames"
     some = f"{others or 'no'} frame{'s' * (others > 1)}"
     gone = scene.trail.cleared
     return [
         [(" inside the VMA: ", "label"), (span, "addr" if len(inside) else "dim")],
         [
             (" outside it: ", "label"),
-            (f"{pages} pages, {some}", "text"),
+            (f"{pages} page{'s' * (pages != 1)}, {some}", "text"),
         ],
         [(" cleared: ", "label"), (str(gone) if gone else "none", "count")],
     ]

@@ -17,7 +17,7 @@ from ..kernel.mm.page_alloc import FREE, OTHER
 from ..script.values import format_size
 from .cells import Cell, Line
 from .entries import pfns_of, present_of
-from .frame_info import frame_words
+from .frame_info import frame_words, hidden_count, hidden_words
 from .ram import GLYPHS, RamRows, any_in_cells, ram_cells, ram_rows
 from .scene import Scene
 from .vma_index import Stamp, VmaIndex, mapped_pfns, region_of_file
@@ -91,6 +91,7 @@ class FrameView:
         self.pfn = scene.pfn if scene.pfn >= 0 else self._pfn_of_cursor()
         self.regions = self._regions()
         self._ram = self._ram_map()
+        self.own = machine.frames.own_pfns
         self.hidden = self._hidden_zones()
         keep = [s for s, h in zip(self._ram.rows_of_zone, self.hidden, strict=True) if not h]
         self._start = np.concatenate([self._ram.start[s] for s in keep])
@@ -241,8 +242,13 @@ class FrameView:
         return self._kept.ram[key]
 
     def _hidden_zones(self) -> list[bool]:
-        """The narrow map leaves out zones that no process has a part of, unless the cursor is there."""
+        """The narrow map leaves out zones that no process has a part of, unless the cursor is there.
+
+        Where frame numbers are hidden, only the last zone is left: vmviz's own frames.
+        """
         zones, idle = self.machine.frames.zones, self._ram.idle
+        if self.own:
+            return [True] * (len(zones) - 1) + [False]
         if self.wide or all(idle):
             return [False] * len(zones)
         return [i and not z.start_pfn <= self.pfn < z.end_pfn for z, i in zip(zones, idle, strict=True)]
@@ -264,23 +270,40 @@ class FrameView:
     def _make_sections(self) -> list[_Section]:
         frames = self.machine.frames
         ram = _Section("ram", len(self._start))
+        words = self._words_of_hidden()
         if not self.wide:
-            return [ram, *(_Section("region", 1, region) for region in self.regions)]
+            told = [_Section("text", len(words), None, tuple(words))] if words else []
+            return [*told, ram, *(_Section("region", 1, region) for region in self.regions)]
         known = not frames.states.pyramid[:, OTHER].any()
         free = f"{self._free()} of {frames.nr_frames} free" if known else f"{frames.nr_frames} frames"
         heading: Line = [(f" RAM {format_size(frames.nr_frames << 12)}", "label"), (free, "count")]
         out = [_Section("heading", 1, None, (heading,)), ram]
+        if words:
+            own = _pages(sum(z.end_pfn - z.start_pfn for z in frames.zones[-1:]))
+            heading = [(" vmviz's own RAM", "label"), (own, "count")]
+            out = [
+                _Section("text", len(words) + 1, None, (*words, [])),
+                _Section("heading", 1, None, (heading,)),
+                ram,
+            ]
         for region in self.regions:
             cell = self._device_cell(region)
             path = f"/dev/{region.name}"
             name = path if path in self.machine.sys.drivers else region.name
-            words = f" {name} {format_size(region.nr_pages << 12)}"
-            line: Line = [(f"{words:<15} ", "label"), (f"cell = {_pages(cell)}", "dim")]
+            label = f" {name} {format_size(region.nr_pages << 12)}"
+            line: Line = [(f"{label:<15} ", "label"), (f"cell = {_pages(cell)}", "dim")]
             rows = -(-region.nr_pages // (cell * _DEVICE_CELLS))
             out += [_Section("text", 2, None, ([], line)), _Section("region", rows, region)]
         info = (frame_words(self.scene, self.pfn) + [[]] * _INFO_ROWS)[:_INFO_ROWS]
         lines = ([], *info, [], *map(_legend, _LEGEND))
         return [*out, _Section("text", len(lines), None, lines)]
+
+    def _words_of_hidden(self) -> list[Line]:
+        """What to say instead of a map where the frame numbers of a real machine are hidden; else nothing."""
+        if not self.own:
+            return []
+        count = _pages(hidden_count(self.machine))
+        return [*hidden_words(self.machine), [(f" {count} with a hidden number", "count")]]
 
     def _find(self, index: int) -> tuple[_Section, int]:
         k = int(np.searchsorted(self._borders, index, "right"))
@@ -331,12 +354,12 @@ class FrameView:
             line.append((glyph, "now" if tail <= self.pfn < end else role))
             if role != "free":
                 line.append((f" {end - tail} not known", "count"))
-            elif any(self.hidden) and end == self.machine.frames.nr_frames:
+            elif any(self.hidden) and not self.own and end == self.machine.frames.nr_frames:
                 line.append((f" {format_size(self._free() << 12)} free in all", "count"))
             else:
                 line.append((f" {end - tail} free", "count"))
         zone = next((z for z in self.machine.frames.zones if z.start_pfn == start), None)
-        if zone is not None and not any(self.hidden):
+        if zone is not None and not any(self.hidden) and not self.own:
             text = f", zone {zone.name}" if end > tail else f" zone {zone.name}"
             room = width - sum(len(t) for t, _ in line)
             line.append((text if len(text) <= room else text.replace("zone ", ""), "dim"))

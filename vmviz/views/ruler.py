@@ -48,6 +48,8 @@ def _walk(scene: Scene) -> tuple[list[int], str, int | str]:
     if mode.is_swap(entry, level.name):
         return entries, f"swap {mode.swp_type(entry)}:{mode.swp_offset(entry):x}", "--"
     pfn = mode.pte_pfn(entry, level.name)
+    if scene.machine.frames.is_hidden(pfn):
+        return entries, "pfn hidden", "--"
     return entries, f"pfn {pfn:05x}", (pfn << mode.page_shift) + (va & (level.span - 1) & -page)
 
 
@@ -97,7 +99,7 @@ def _leads(mode: PagingMode, n: int, entries: list[int], last: str) -> tuple[str
     if n < len(entries) - 1:
         name = TABLE_NAMES[mode.levels[n + 1].name]
         return f"{name} {mode.pte_pfn(entries[n], mode.levels[n].name):05x}", "table"
-    return last, "empty" if last in ("--", "??") else "number"
+    return last, "empty" if last in ("--", "??") else "unknown" if last == "pfn hidden" else "number"
 
 
 def _role(pa: int | str) -> str:

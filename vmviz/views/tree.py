@@ -156,10 +156,14 @@ class TreeView(TreeRows):
             case "run":
                 values, was, states = self._look(row.row, row.start, row.lo, row.hi)
                 left += [(slots + " ", "addr")]
+                own = ent.hidden_of(values[:1], was[:1], self.scene.machine.frames, self.mode)
+                hidden = own is not None and bool(own[0])
                 if n == 1:
-                    left += ent.entry_cells(int(values[0]), int(states[0]), int(was[0]), self.mode, self.wide)
+                    left += ent.entry_cells(
+                        int(values[0]), int(states[0]), int(was[0]), self.mode, self.wide, hidden
+                    )
                 else:
-                    left += ent.run_cells(values, was, int(states[0]), self.mode, self.wide)
+                    left += ent.run_cells(values, was, int(states[0]), self.mode, self.wide, hidden)
                     words = f"{n} cleared" if states[0] == ent.CLEARED and not self.wide else str(n)
                     if row.text and sum(len(text) for text, _ in left) + len(row.text) < width:
                         words = row.text

@@ -87,9 +87,9 @@ class TreeRows:
             legend += [
                 f"A PT row is one {span_text(self.levels[-2].span)} block, a cell {self.span // 16} PTEs"
             ]
-            legend += ["■ RAM page  ◊ device  · empty  s swap", "× just cleared  ► here  █ selected"]
+            legend += ["■ RAM page  ◊ device  · empty  s swap", "× cleared  ► here  █ selected  X no exec"]
         else:
-            legend += ["■ RAM  ◊ device  × cleared  · empty"]
+            legend += ["■ RAM ◊ device × cleared X no exec"]
         self.rows += [Row("legend", 0, "", 1 << 64, 1 << 64, 0, 0, text=text) for text in legend]
 
     def _children(self, table: int, depth: int, base: int, before: str) -> None:
@@ -241,7 +241,8 @@ class TreeRows:
     def _starts_in(self, row: int, base: int, cuts: tuple[int, ...] = ()) -> list[int]:
         """Where runs of alike entries begin in a last-level table."""
         values, was, states = self._look(row, base, 0, self.span)
-        return ent.run_starts(values, states, was, self.mode, cuts)
+        hidden = ent.hidden_of(values, was, self.scene.machine.frames, self.mode)
+        return ent.run_starts(values, states, was, self.mode, cuts, hidden)
 
     def _look(
         self, row: int, start: int, lo: int, hi: int

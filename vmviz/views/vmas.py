@@ -279,6 +279,8 @@ def _backing(machine: Machine, vma: Vma, unknown: bool) -> str:
         pfns = mapped_pfns(machine, vma.start, vma.end)
         if not len(pfns) or unknown:
             return "raw frame numbers, no struct pages"
+        if bool(machine.frames.hidden_of(pfns).any()):
+            return "raw frame numbers, hidden"
         low, high = int(pfns.min()), int(pfns.max())
         span = f"{low:05x}" if low == high else f"{low:05x}..{high:05x}"
         return f"pfn {span}, no struct pages"
@@ -291,6 +293,8 @@ def _handler(machine: Machine, vma: Vma) -> str:
     """What a touch of an empty entry leads to, in words."""
     ops = machine.sys.vm_ops.get(vma.ops)
     if ops is None:
+        if vma.is_anonymous and machine.imported:
+            return "anonymous: a touch of an empty entry finds zeros; what present pages hold is not known"
         return "anonymous: a touch finds zeros" if vma.is_anonymous else "fault handler not known"
     if ops.fault is None and len(ops.explain) > DETAIL_COLUMNS:
         return "no fault handler: a touch is SIGBUS"

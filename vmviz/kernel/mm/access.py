@@ -30,18 +30,21 @@ if TYPE_CHECKING:
 
 READ, WRITE, EXEC = "read", "write", "exec"
 SHOWN_PAGES = 16
+NOT_READ = "what the page holds was not read: vmviz imports no contents"
 
 
 @attrs.frozen
 class Access:
     """What an access did: pages ``touched``; ``data``, the first byte of each page of a read (16 at most), or
-    the bytes read when they lie in one page; minor and major faults.
+    the bytes read when they lie in one page (None where the pages are those of an imported process, whose
+    contents were not read: ``why`` says so); minor and major faults.
     """
 
     touched: int
-    data: bytes = b""
+    data: bytes | None = b""
     min_flt: int = 0
     maj_flt: int = 0
+    why: str = ""
 
 
 def access(mm: Mm, addr: int, length: int, kind: str, data: bytes | int = 0x5A) -> Access:
@@ -71,7 +74,8 @@ def access(mm: Mm, addr: int, length: int, kind: str, data: bytes | int = 0x5A) 
         _fill_tlb(mm, max(first, page - TLB_ENTRIES), page)
     read = _read_data(mm, addr, length) if kind == READ else b""
     c = mm.counters.data
-    return Access(last - first + 1, read, c["min_flt"] - minor, c["maj_flt"] - major)
+    why = NOT_READ if read is None else ""
+    return Access(last - first + 1, read, c["min_flt"] - minor, c["maj_flt"] - major, why)
 
 
 def _signal(name: str, code: str, addr: int, why: str) -> NoReturn:
@@ -295,8 +299,28 @@ def peek(mm: Mm, addr: int, length: int) -> bytes:
     return bytes(out)
 
 
-def _read_data(mm: Mm, addr: int, length: int) -> bytes:
+def is_known(mm: Mm, addr: int, length: int) -> bool:
+    """Whether `peek` tells the truth: no byte of a present page is one that nobody has read (see
+    `vmviz.kernel.mm.frames.UNKNOWN_CONTENT`).
+    """
+    end = addr + length
+    while addr < end:
+        piece = min(end, (addr | 4095) + 1) - addr
+        slot = mm.sys.arena.lookup(mm.pgd, addr)
+        entry = mm.sys.arena.flat[slot] if slot >= 0 else 0
+        if entry & _PAGE_PRESENT and not mm.sys.frames.known(
+            (entry & 0x000F_FFFF_FFFF_F000) >> 12, addr & 4095, piece
+        ):
+            return False
+        addr += piece
+    return True
+
+
+def _read_data(mm: Mm, addr: int, length: int) -> bytes | None:
     if length <= 64 and (addr & 4095) + length <= 4096:
-        return peek(mm, addr, max(length, 1))
-    pages = range(addr & -4096, addr + length, 4096)
-    return b"".join(peek(mm, max(addr, va), 1) for va in pages[:SHOWN_PAGES])
+        spots = [(addr, max(length, 1))]
+    else:
+        spots = [(max(addr, va), 1) for va in range(addr & -4096, addr + length, 4096)[:SHOWN_PAGES]]
+    if not all(is_known(mm, at, n) for at, n in spots):
+        return None
+    return b"".join(peek(mm, at, n) for at, n in spots)

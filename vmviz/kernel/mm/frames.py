@@ -15,6 +15,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import UnsupportedError
 from ..trace.journal import Journal
 from ..trace.store import Column
 from .page_alloc import FREE, RESERVED, STATE_NAMES, ZERO, FrameStates, OutOfMemory, Zone
@@ -44,7 +45,13 @@ ZERO_PFN = 1
 """The shared zero page: here the second frame of RAM; a real kernel keeps it in its image."""
 
 MAX_CONTENTS = 65_536
-"""How many different page contents are kept; a page beyond them reads as zeros, and says so."""
+"""How many different page contents are kept; a write that would make one more is refused."""
+
+UNKNOWN_CONTENT = 1
+"""The number of a page whose contents nobody has read: one of an imported process."""
+
+Spans = tuple[tuple[int, int], ...]
+"""The known parts of a page, ``(start, end)`` in bytes, ascending."""
 
 
 @attrs.frozen
@@ -64,45 +71,81 @@ class Contents:
     """Page contents by number, each kept once; 0 is a page of zeros.  Values never change, so undo needs
     nothing here.
 
-    Trailing zeros are not kept.  The store is bounded: see `MAX_CONTENTS`.
+    Of an unknown page (`UNKNOWN_CONTENT`) only the bytes that are written are known afterwards.  Trailing
+    zeros are not kept.  The store is bounded: beyond `MAX_CONTENTS` it raises `UnsupportedError`.
 
     >>> c = Contents(); n = c.written(0, 2, b"hi"); c.read(n, 0, 6)
     b'\\x00\\x00hi\\x00\\x00'
     >>> c.written(n, 2, bytes(2))
     0
+    >>> n = c.written(UNKNOWN_CONTENT, 2, b"hi"); c.known(n, 2, 2), c.known(n, 2, 3)
+    (True, False)
     """
 
     def __init__(self) -> None:
-        self._by_number: list[bytes] = [b""]
-        self._number: dict[bytes, int] = {b"": 0}
-        self.dropped = 0
+        self._by_number: list[bytes] = [b"", b""]
+        self._known: list[Spans | None] = [None, ()]  # None: all of it
+        self._number: dict[tuple[bytes, Spans | None], int] = {(b"", None): 0, (b"", ()): UNKNOWN_CONTENT}
 
     def read(self, number: int, offset: int, length: int) -> bytes:
-        """``length`` bytes at ``offset`` of page content ``number``."""
+        """``length`` bytes at ``offset`` of page content ``number``; unknown ones as zeros: see `known`."""
         return self._by_number[number][offset : offset + length].ljust(length, b"\0")
+
+    def known(self, number: int, offset: int, length: int) -> bool:
+        """Whether all of ``length`` bytes at ``offset`` of page content ``number`` are known."""
+        spans = self._known[number]
+        return spans is None or any(start <= offset and offset + length <= end for start, end in spans)
 
     def written(self, number: int, offset: int, data: bytes) -> int:
         """The number of the content that ``number`` becomes when ``data`` is written at ``offset``."""
         page = bytearray(self._by_number[number].ljust(offset + len(data), b"\0"))
         page[offset : offset + len(data)] = data
-        return self.number(bytes(page))
+        spans = self._known[number]
+        if spans is not None and data:
+            spans = _joined(spans, offset, offset + len(data))
+        return self.number(bytes(page), spans)
 
-    def number(self, page: bytes) -> int:
-        """The number of a whole content."""
-        page = page.rstrip(b"\0")
-        n = self._number.get(page)
+    def number(self, page: bytes, known: Spans | None = None) -> int:
+        """The number of a content, of which all (None) or only some parts are known.
+
+        Raises `UnsupportedError` when `MAX_CONTENTS` different ones are kept already.
+        """
+        key = page.rstrip(b"\0"), known
+        n = self._number.get(key)
         if n is None:
             if len(self._by_number) >= MAX_CONTENTS:
-                self.dropped += 1
-                return 0
+                raise UnsupportedError(
+                    f"vmviz keeps at most {MAX_CONTENTS} different page contents, and this write needs one more"
+                )
             n = len(self._by_number)
-            self._by_number.append(page)
-            self._number[page] = n
+            self._by_number.append(key[0])
+            self._known.append(known)
+            self._number[key] = n
         return n
 
     def bytes_of(self, number: int) -> bytes:
-        """The content without its trailing zeros."""
-        return self._by_number[number]
+        """The content without its trailing zeros; of a page that is not all known, what is known in words
+        before it.
+        """
+        spans = self._known[number]
+        if spans is None:
+            return self._by_number[number]
+        return f"?{','.join(f'{a}-{b}' for a, b in spans)}:".encode() + self._by_number[number]
+
+
+def _joined(spans: Spans, start: int, end: int) -> Spans | None:
+    """Spans with one more, those that touch joined; None when they cover a page.
+
+    >>> _joined(((0, 4), (8, 9)), 4, 8), _joined(((0, 100),), 100, 4096)
+    (((0, 9),), None)
+    """
+    out: list[tuple[int, int]] = []
+    for a, b in sorted((*spans, (start, end))):
+        if out and a <= out[-1][1]:
+            out[-1] = out[-1][0], max(out[-1][1], b)
+        else:
+            out.append((a, b))
+    return None if out == [(0, 4096)] else tuple(out)
 
 
 class ContentColumn(Column):
@@ -114,11 +157,14 @@ class ContentColumn(Column):
 
     def serial(self) -> bytes:
         """The non-empty pages with their bytes."""
+        unknown = self.array == UNKNOWN_CONTENT
         out = [
             b"%d:%d:" % (i, len(data)) + data
-            for i in np.flatnonzero(self.array).tolist()
+            for i in np.flatnonzero((self.array != 0) & ~unknown).tolist()
             if (data := self.contents.bytes_of(self.flat[i]))
         ]
+        if unknown.any():
+            out.append(b"unknown:" + np.flatnonzero(unknown).astype("<i8").tobytes())
         return b"".join(out)
 
 
@@ -147,6 +193,10 @@ class DeviceRegion:
 class Frames:
     """The frames of RAM in columns, the device regions beside them, and the allocator over them.
 
+    ``own_pfns`` are numbers that stand for frames of a real machine whose own numbers are hidden, and
+    ``hidden_why`` says in a few words why they are; ``others_unknown``: what frames outside RAM and of no
+    region hold is not known.
+
     A whole struct page is one write: ``frames.put(pfn, (state, refcount, mapcount, flags, mapping, index,
     content))``.
     """
@@ -167,6 +217,8 @@ class Frames:
         self.index = Column("frame.index", nr_frames, np.uint64)
         self.content = ContentColumn("frame.content", nr_frames, self.contents)
         self.regions: list[DeviceRegion] = []
+        self.own_pfns, self.hidden_why = range(0), ""
+        self.others_unknown = False
         for store in (
             self.states,
             self.refcount,
@@ -293,6 +345,27 @@ class Frames:
         """Bytes of one page, of RAM or of a device."""
         column, i = self.content_cell(pfn)
         return self.contents.read(column.flat[i], offset, length) if column is not None else bytes(length)
+
+    def is_hidden(self, pfn: int) -> bool:
+        """Whether ``pfn`` stands for a frame whose real number nobody may see (PG_HIDDEN)."""
+        return 0 <= pfn < self.nr_frames and bool(self.flags.flat[pfn] & PG_HIDDEN)
+
+    def hidden_of(self, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """`is_hidden` for many frames."""
+        hidden = np.zeros(len(pfns), np.bool_)
+        if self.own_pfns:
+            inside = (pfns >= 0) & (pfns < self.nr_frames)
+            hidden[inside] = (self.flags.array[pfns[inside]] & np.uint32(PG_HIDDEN)) != 0
+        return hidden
+
+    def known(self, pfn: int, offset: int, length: int) -> bool:
+        """Whether all of ``length`` bytes at ``offset`` of a page are known."""
+        column, i = self.content_cell(pfn)
+        return (
+            self.contents.known(column.flat[i], offset, length)
+            if column is not None
+            else not self.others_unknown
+        )
 
     def content_cell(self, pfn: int) -> tuple[Any, int]:
         """The column and index that hold the content number of a frame; (None, 0) where nothing answers."""

@@ -80,7 +80,8 @@ class VmOperations:
     served as one fault each.  ``close``: the driver wants to hear of the end of a VMA, which keeps it from
     merging.  ``explain`` says in a sentence what the handler does.
     ``may_split`` is asked before a cut at an address and returns an errno to refuse it; ``page_mkwrite``: the
-    first write to a page of a shared mapping is to fault.
+    first write to a page of a shared mapping is to fault.  ``imported``: the table of a real process, of which
+    nobody knows what it does.
     """
 
     name: str
@@ -90,6 +91,7 @@ class VmOperations:
     explain: str = ""
     may_split: Callable[[Vma, int], str] | None = None
     page_mkwrite: bool = False
+    imported: bool = False
 
 
 @attrs.define

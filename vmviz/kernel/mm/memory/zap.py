@@ -189,9 +189,11 @@ def _refusal(
     end = (address + size) & WRAP
     legal = nearest_legal(vma, address, size, contract)
     if failed.name == "VM_PFNMAP":
+        special = contract == "special"
+        wrong = "neither VM_PFNMAP nor VM_MIXEDMAP" if special else "not VM_PFNMAP"
         message = (
-            f"the VMA {vma.start:#x}-{vma.end:#x} {vma.name or 'anonymous'} is not VM_PFNMAP: "
-            "only mappings of raw frame numbers may be zapped by a driver"
+            f"the VMA {vma.start:#x}-{vma.end:#x} {vma.name or 'anonymous'} is {wrong}: "
+            f"only mappings {'that a driver filled' if special else 'of raw frame numbers'} may be zapped by a driver"
         )
     elif failed.expression.startswith("vm_start"):
         message = f"address {address:#x} lies below vm_start {vma.start:#x}, {failed.note}"
@@ -207,6 +209,8 @@ def why_nothing(mm: Mm, vma: Vma, address: int, size: int) -> str:
     if address + size > WRAP:
         return "address + size wraps around 2^64, and what is left of the range has no page in the VMA"
     ops = mm.sys.ops_of(vma)
+    if ops is not None and ops.imported:
+        return "already empty; what its driver would do on a touch is unknown (imported process)"
     if ops is not None and ops.fault is not None:
         return (
             "the entries are empty: this driver fills a page when it is first touched, "

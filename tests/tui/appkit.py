@@ -13,6 +13,7 @@ from vmviz.session import Session
 from vmviz.session.story import story_session
 from vmviz.tui.app import VmvizApp
 from vmviz.tui.command import CommandLine
+from vmviz.tui.strips import KeyBar
 
 FB = 0x7FFFF7000000
 BAR = 0x7FFFF7FB0000
@@ -59,8 +60,10 @@ def _flat(out: str) -> str:
 
 
 def said(app: VmvizApp) -> list[str]:
-    """The notices that are shown."""
-    return [str(n.message) for n in app._notifications]
+    """The notice that stands in the key bar's place, if any; there are no others."""
+    assert not app._notifications, "a toast covers what is to be read"
+    notice = app.screen_stack[0].query_one(KeyBar).notice
+    return [notice] if notice else []
 
 
 @asynccontextmanager

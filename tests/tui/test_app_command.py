@@ -92,8 +92,18 @@ async def test_an_error_names_the_place_and_keeps_the_text(statement: str, error
         assert app.focused is line(app)
         assert app.director.session.machine.digest() == digest
         assert results(app) == []
-        await keys(app, pilot, "escape", "colon")
+        shown = screen(app)
+        assert shown[-2].strip().startswith(("column", *said(app)[0].split()[:1])), "above the line"
+        assert "── Why" in shown[18], "nothing covers the strip"
+        await keys(app, pilot, "escape")
+        assert "pa e0000000" in screen(app)[-2], "the ruler is back"
+        assert "? help" in screen(app)[-1]
+        assert not said(app)
+        await keys(app, pilot, "colon")
         assert line(app).value == statement, "what was typed waits there"
+        assert line(app).selected_text == statement
+        await keys(app, pilot, "x")
+        assert line(app).value == "x", "typing replaces it"
 
 
 async def test_an_empty_line_leaves() -> None:

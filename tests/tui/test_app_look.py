@@ -29,7 +29,8 @@ async def test_help_explains_the_focused_pane() -> None:
         for title, word in HELP.values():
             await keys(app, pilot, "question_mark")
             assert title in text(app)
-            assert word in words(app)
+            shown = app.screen.query_one(TextGrid).lines
+            assert word in " ".join(" ".join(map(plain, shown)).split())
             await keys(app, pilot, "question_mark")
             assert len(app.screen_stack) == 1
             await keys(app, pilot, "tab")
@@ -158,10 +159,13 @@ async def test_themes_one_after_another() -> None:
         for _ in names:
             await keys(app, pilot, "f2")
             seen.append(app.theme)
+            told = said(app)
+            await keys(app, pilot, "f1")  # any key
+            assert not said(app)
             assert text(app) == before, "a theme changes colours, not words"
         assert set(seen) == set(names)
         assert seen[0] == seen[-1]
-        assert said(app)[-1] == f"theme {app.theme}"
+        assert told == [f"theme {app.theme}"]
 
 
 async def test_a_theme_paints_anew() -> None:
@@ -197,6 +201,66 @@ async def test_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
         strip = app.query_one("#tree").render_line(3)
         colours = {segment.style.color for segment in strip if segment.style and segment.style.color}
         assert len(colours) <= 2
+
+
+@pytest.mark.parametrize("theme", ["vmviz-dark", "vmviz-light", "vmviz-mono"])
+async def test_no_color_leaves_the_terminals_own(monkeypatch: pytest.MonkeyPatch, theme: str) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with opened(theme=theme) as (app, pilot):
+        for key in ("n", "colon", "escape", "z", "escape", "question_mark"):
+            await keys(app, pilot, key)
+            for strip in app.screen._compositor.render_strips(app.size):
+                for _, style, _ in strip:
+                    assert style is None or style.color is None or style.color.is_default, style
+                    assert style is None or style.bgcolor is None or style.bgcolor.is_default, style
+
+
+@pytest.mark.parametrize("columns", [80, 89])
+async def test_a_box_on_a_narrow_screen_has_no_panes_beside_it(columns: int) -> None:
+    async with opened((columns, 24)) as (app, pilot):
+        await type_command(app, pilot, "zap_vma_ptes(vma(fb), fb, 4K)")
+        await type_command(app, pilot, "load(fb)")
+        box = app.screen.query_one("Vertical").region
+        assert (box.x, box.width) == (0, columns)
+        assert all(line[:1] in ("", " ") for line in screen(app)[box.y : box.bottom])
+        assert all(len(line) < columns for line in screen(app)[box.y : box.bottom])
+        assert screen(app)[-1] == "", "no keys that do nothing"
+        await keys(app, pilot, "escape")
+        assert "? help" in screen(app)[-1]
+
+
+async def test_a_box_on_a_wide_screen_keeps_a_margin() -> None:
+    async with opened(MIDDLE) as (app, pilot):
+        await keys(app, pilot, "question_mark")
+        box = app.screen.query_one("Vertical").region
+        assert 80 <= box.width <= 100
+        for line in screen(app)[box.y : box.bottom]:
+            padded = line.ljust(120)
+            assert padded[box.x] == padded[box.right - 1] == " "
+
+
+async def test_help_wraps_what_it_explains() -> None:
+    for size in (SMALL, (200, 50)):
+        async with opened(size) as (app, pilot):
+            await keys(app, pilot, "question_mark")
+            assert not any("..." in plain(line) for line in app.screen.query_one(TextGrid).lines)
+
+
+async def test_a_statements_outcome_shows_on_the_smallest_screen() -> None:
+    async with opened((20, 5)) as (app, pilot):
+        for call, told in (
+            ("zap_vma_ptes(vma(fb), fb + 7M, 2M)", "REFUSED"),
+            ("zap_vma_ptes(vma(fb), fb, 4K)", "Done"),
+            ("load(fb)", "SIGBUS"),
+        ):
+            await type_command(app, pilot, call)
+            await keys(app, pilot, "escape")
+            if told != "REFUSED":
+                assert told in screen(app)[-1]
+        await pilot.resize_terminal(40, 5)
+        app.run_statement("zap_vma_ptes(vma(heap), heap, 4K)")
+        await keys(app, pilot)
+        assert screen(app)[-1].startswith(" REFUSED, nothing changed")
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from vmviz.session.story import story_session
 from vmviz.tui.app import VmvizApp
+from vmviz.tui.director import Director
 from vmviz.tui.panes.tree import TreePane
+from vmviz.tui.screens.find import find
 
 from .appkit import (
     BAR,
@@ -196,15 +199,48 @@ async def test_finding_an_address(what: str, where: int) -> None:
 
 async def test_finding_a_frame_and_nothing() -> None:
     async with opened() as (app, pilot):
+        heard = []
         for what in ("pfn e0100", "pfn zz", "nobody"):
             await keys(app, pilot, "slash")
+            assert "a frame" in words(app)
             app.screen.query_one("Input").value = what  # type: ignore[attr-defined]
             await keys(app, pilot, "enter")
+            heard += said(app)
         assert app.director.pfn == 0xE0100
-        assert "'zz' is no frame number" in said(app)[0]
-        assert "nobody" in said(app)[1]
+        assert "'zz' is no frame number" in heard[0]
+        assert "nobody" in heard[1]
         await keys(app, pilot, "slash", "escape")
         assert len(app.screen_stack) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("e0100", ("pfn", 0xE0100)),
+        ("01008", ("pfn", 0x1008)),
+        ("7ffff7001", ("address", 0x7FFFF7001)),
+        ("7ffff7001000", ("address", 0x7FFFF7001000)),
+        ("heapq.so", ("address", 0x10000000)),
+        ("eapq", ("address", 0x10000000)),
+        ("stack", ("address", 0x7FFFFFFDE000)),
+        ("fb", ("address", FB)),
+    ],
+)
+def test_digits_are_addresses_or_frames_and_whole_names_win(text: str, where: tuple[str, int]) -> None:
+    director = Director(story_session())
+    for name, va in (("/tmp/heapq.so", 0x10000000), ("/tmp/_stacks", 0x20000000)):
+        director.session.run(
+            f'mmap({va:#x}, 4K, PROT_READ, MAP_PRIVATE|MAP_FIXED, open("{name}", O_CREAT|O_RDWR), 0)'
+        )
+    assert find(director, text) == where
+
+
+async def test_a_selection_under_way_says_how_big_it_is() -> None:
+    async with opened() as (app, pilot):
+        await keys(app, pilot, "tab", "v")
+        assert "selecting 2M, 512 pages: v ends z zaps Esc drops it" in words(app)
+        await keys(app, pilot, "v")
+        assert "selecting" not in words(app)
 
 
 @pytest.mark.parametrize("size", [SMALL, MIDDLE])

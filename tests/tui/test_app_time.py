@@ -117,7 +117,7 @@ async def test_a_statement_of_the_users_comes_before_the_story() -> None:
         await type_command(app, pilot, ZAP)
         assert len(session.pending) == 6
         assert not said(app)
-        assert "9/15" in screen(app)[0]
+        assert "0/6 +1" in screen(app)[0]
         await keys(app, pilot, "n")
         assert session.done[-1].story is not None
 

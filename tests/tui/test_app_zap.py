@@ -78,7 +78,7 @@ async def test_a_range_that_leaves_its_vma_is_refused_where_the_user_looks(size:
         assert "3 vm_flags & VM_PFNMAP not reached, would pass" in shown
         assert "Nearest legal: fb+7M, 1M" in shown
         if size == MIDDLE:
-            assert "From 4.18 on it is void" in shown
+            assert "► int (to 4.17): returns -1" in shown
             assert "The call never clamps: all or nothing." in shown
         assert present(app, FB, FB + 8 * M) == 2048
 
@@ -341,3 +341,22 @@ async def test_the_vvar_of_this_very_process() -> None:
         assert "(unknown: imported)" in part(app, "why")
         await type_command(app, pilot, 'zap_vma_ptes(vma("[stack]"), vma("[stack]"), 4K)')
         assert "REFUSED" in part(app, "why") or said(app)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"size": ""}, "Enter run (size is missing)"),
+        ({"address": "fb +"}, "Enter run (address is not understood)"),
+        ({"vma": " "}, "Enter run (vma is missing)"),
+        ({"size": "4097"}, "Enter run (a real kernel would not survive it)"),
+        ({"size": "4K"}, "Enter run Esc"),
+    ],
+)
+async def test_the_form_says_why_enter_does_nothing(fields: dict[str, str], told: str) -> None:
+    async with opened() as (app, pilot):
+        await keys(app, pilot, "V", "z")
+        row = next(line for line in screen(app) if line.startswith(" address"))
+        assert row.split() == ["address", "fb", "7ffff7000000"], "a label is not said twice"
+        await fill(app, pilot, **fields)
+        assert told in words(app)

@@ -22,7 +22,7 @@ PATIENCE = 30.0
 class Terminal:
     """A program on a pty, and the screen that it has drawn."""
 
-    def __init__(self, argv: list[str]) -> None:
+    def __init__(self, argv: list[str], **more: str) -> None:
         import fcntl
         import struct
         import termios
@@ -30,7 +30,7 @@ class Terminal:
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         env = {k: v for k, v in os.environ.items() if not k.startswith(("TEXTUAL", "VMVIZ", "NO_COLOR"))}
-        env.update(TERM="xterm-256color", COLORTERM="truecolor", LANG="C.UTF-8", LC_ALL="C.UTF-8")
+        env.update(TERM="xterm-256color", COLORTERM="truecolor", LANG="C.UTF-8", LC_ALL="C.UTF-8", **more)
         env.pop("COLUMNS", None)
         env.pop("LINES", None)
         self.process = subprocess.Popen(
@@ -99,3 +99,20 @@ def test_the_story_in_a_real_terminal(terminal: Terminal) -> None:
     assert any("1b8 PT" in line and "◊◊◊◊◊◊◊◊××××××××" in line for line in lines)
     terminal.press("q")
     assert terminal.wait_for_end() == 0
+
+
+@pytest.mark.parametrize("theme", ["vmviz-dark", "vmviz-light"])
+def test_no_color_is_readable(theme: str) -> None:
+    term = Terminal([sys.executable, "-m", "vmviz", "--theme", theme], NO_COLOR="1")
+    try:
+        term.wait_for("n run the next step of the story")
+        cells = [term.screen.buffer[y][x] for y in range(LINES) for x in range(COLUMNS)]
+        assert {(cell.fg, cell.bg) for cell in cells} == {("default", "default")}
+        assert any(cell.bold for cell in cells)
+        term.press("q")
+        assert term.wait_for_end() == 0
+    finally:
+        if term.process.poll() is None:
+            term.process.kill()
+            term.process.wait()
+        os.close(term.master)

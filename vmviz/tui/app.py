@@ -9,14 +9,17 @@ from typing import Any, ClassVar
 from textual import on
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
+from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Input
 
 from ..script.functions import FUNCTIONS
 from ..script.names import CONSTANTS
+from ..script.values import format_size
 from ..session import Session
+from ..views.cells import Line
 from ..views.status import status_line
-from ..views.strip import call_text
+from ..views.strip import call_text, plural
 from ..views.why import why
 from .asking import Asking
 from .command import CommandLine
@@ -24,13 +27,14 @@ from .commands import Actions
 from .director import Director
 from .glyphs import ascii_wanted
 from .keymap import bindings
-from .layout import PANES, WIDE_COLUMNS, SceneContainer, SceneLayout, arrange
+from .layout import PANES, WIDE_COLUMNS, SceneContainer, arrange
 from .messages import AddressChosen, FrameChosen
 from .panes.frames import FramePane
 from .panes.log import LogPane
 from .panes.ruler import Ruler
 from .panes.tree import TreePane
 from .panes.vmas import VmaPane
+from .screens.base import Overlay
 from .strips import KeyBar, LineStrip, WhyPane
 from .themes import DEFAULT_THEME, MONO_THEME, available_themes, load_theme, to_textual
 
@@ -59,7 +63,9 @@ class VmvizApp(Asking):
         ascii_glyphs: bool | None = None,
         frame: float = FRAME,
     ) -> None:
-        super().__init__()
+        # With NO_COLOR, Textual would turn the terminal's own colours into black on black unless told to leave
+        # them alone; so told, it only takes colours away and keeps weight, underline and reverse.
+        super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
         self._frame = frame
         self.director = Director(session)
         self._wanted_theme = theme or os.environ.get("VMVIZ_THEME") or DEFAULT_THEME
@@ -70,7 +76,6 @@ class VmvizApp(Asking):
         self.ascii_glyphs = ascii_glyphs
         self._timer: Timer | None = None
         self._moment = ""
-        self._layout = SceneLayout()
 
     # -- the screen
 
@@ -123,21 +128,42 @@ class VmvizApp(Asking):
         strip = base.query_one(WhyPane)
         playing = director.player.playing
         strip.show(lambda w, h: why(session, scene, w, h, playing=playing), right_rule=self.wide)
+        if "why" not in arrange(*self.size):
+            # Nobody sees it, but its title goes to the key bar, and Enter must not run what an older one offered.
+            strip.strip = why(session, scene, max(20, self.size.width), 3, playing=playing)
         extra = not self.wide and strip.strip is not None and strip.strip.footer is not None
         if extra != self._layout.extra:
             self._layout.extra = extra
-            base.query_one("#scene").refresh(layout=True)
+            self._place_again()
         if self.wide:
             base.query_one(LogPane).show_log(session)
-        base.query_one(KeyBar).show_keys(self._moment_now())
+        self._show_keys(base)
         self._only_visible_take_keys()
         self._keep_time()
 
+    def _show_keys(self, base: Screen[Any]) -> None:
+        """The key bar of the moment; where there is no why strip, its title goes before the keys."""
+        director, moment = self.director, self._moment_now()
+        strip = base.query_one(WhyPane).strip
+        told = director.session.current is not None and not director.session.at_story_start
+        lead: Line = []
+        if moment == "selecting" and director.selection is not None:
+            chosen = director.selection.range
+            size = chosen.end - chosen.start
+            lead = [(f"selecting {format_size(size)}, {plural(size >> 12, 'page')}:", "warn")]
+        elif moment in ("idle", "refused") and told and strip and "why" not in arrange(*self.size):
+            lead = [(strip.title, "fail" if strip.alert else "result")]
+        base.query_one(KeyBar).show_keys(moment, lead)
+
     def _moment_now(self) -> str:
+        if any(isinstance(screen, Overlay) for screen in self.screen_stack):
+            return "overlay"
         if self.director.player.playing:
             return "playing"
         if self.director.session.inside is not None:
             return "inside"
+        if self.director.selecting:
+            return "selecting"
         current = self.director.session.current
         return "refused" if current is not None and current.outcome.refusal is not None else "idle"
 
@@ -292,7 +318,7 @@ class VmvizApp(Asking):
         """Go to the command line; in the narrow layout it takes the key bar's place."""
         line = self.screen_stack[0].query_one(CommandLine)
         self._layout.command = True
-        self.query_one("#scene").refresh(layout=True)
+        self._place_again()
         if text:
             line.value = text
         line.can_focus = True
@@ -305,7 +331,7 @@ class VmvizApp(Asking):
 
     def _leave_command(self, focus: bool = True) -> None:
         self._layout.command = False
-        self.query_one("#scene").refresh(layout=True)
+        self._place_again()
         if focus:
             self._focus_a_pane()
         self._only_visible_take_keys()

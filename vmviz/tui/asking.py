@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from textual.app import App
-
 from ..kernel.errors import VmvizError
 from ..script.errors import ScriptError
 from ..script.outcome import Outcome
@@ -17,13 +15,14 @@ from .director import Director
 from .keymap import KEYS
 from .layout import PANES
 from .linegrid import LineGrid
+from .saying import Saying
 from .screens.ask import ask_inside, ask_lost
 from .screens.find import FindScreen, find
-from .screens.text import TextScreen
+from .screens.text import BOX_MOST, TextScreen
 from .screens.zap import ZapForm
 
 
-class Asking(App[None]):
+class Asking(Saying):
     """The part of the app that opens screens; `VmvizApp` is the rest."""
 
     director: Director
@@ -59,12 +58,9 @@ class Asking(App[None]):
     def _say_error(self, error: VmvizError) -> None:
         text = str(error)
         if isinstance(error, ScriptError):
-            near = f"\ndid you mean {error.nearest}?" if error.nearest else ""
+            near = f"; did you mean {error.nearest}?" if error.nearest else ""
             text = f"column {error.column}: {error.message}{near}"
-        self._say(text, "error")
-
-    def _say(self, text: str, severity: Any = "information") -> None:
-        self.notify(text, severity=severity, markup=False, timeout=6)
+        self._say(text, "fail")
 
     def run_statement(self, text: str, then: Callable[[], None] | None = None) -> None:
         """Run a statement of the user's, and call ``then`` when it was one.
@@ -165,7 +161,7 @@ class Asking(App[None]):
             try:
                 kind, value = find(self.director, text)
             except VmvizError as error:
-                self._say(str(error), "error")
+                self._say_error(error)
                 return
             if kind == "pfn":
                 self.director.pfn = value
@@ -180,9 +176,10 @@ class Asking(App[None]):
         focused = self.focused
         pane = focused.id if isinstance(focused, LineGrid) and focused.id in PANES else "tree"
         scene = self.director.scene()
-        title, lines = pane_help(scene, pane or "tree")
+        width = max(76, min(BOX_MOST, self.size.width) - 4)
+        title, lines = pane_help(scene, pane or "tree", width)
         lines += [[], [(" Keys", "label")], *key_help([(k.shown, k.about) for k in KEYS if k.keys])]
-        lines += [[], [(" Calls of the command line", "label")], *call_help()]
+        lines += [[], [(" Calls of the command line", "label")], *call_help(width)]
         self.push_screen(TextScreen(title, lines))
 
     def action_signal(self) -> None:

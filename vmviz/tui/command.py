@@ -80,7 +80,7 @@ class CommandLine(Input):
             suggester=_Completer(words, self.history),
             id=id,
             compact=True,
-            select_on_focus=False,
+            select_on_focus=True,  # what was left there is replaced by typing
         )
         self._words = words
 

@@ -76,6 +76,13 @@ def bar(moment: str, columns: int = 1000) -> list[tuple[str, str, str]]:
     >>> [key for key, _, _ in bar("idle", 30)]
     ['z', 'v', '?']
     """
+    if moment == "overlay":  # the keys are those of the screen above
+        return []
+    if moment == "selecting":
+        words = [("v", "ends", "select"), ("z", "zaps", "zap"), ("Esc", "drops it", "clear")]
+        while words and sum(len(k) + 1 + len(w) for k, w, _ in words) + gap(columns) * len(words) > columns:
+            words.pop()
+        return words
     shown = [k for k in KEYS if moment in k.when or (moment == "refused" and "idle" in k.when)]
     while (
         shown

@@ -82,6 +82,28 @@ def _wide(w: int, h: int) -> Regions:
     return out
 
 
+def with_notice(regions: Regions, width: int, height: int, rows: int) -> Regions:
+    """The regions with a key bar of ``rows`` lines, above the command line where that has taken its place.
+
+    What stands in its way gives up its last lines, the ruler first.
+
+    >>> with_notice(arrange(80, 24), 80, 24, 1) == arrange(80, 24)
+    True
+    >>> with_notice(arrange(80, 24), 80, 24, 2)["keys"]
+    (0, 22, 80, 2)
+    """
+    below = "command" in regions and "keys" not in regions
+    above = "command" in regions and not below
+    top = height - below - rows
+    out: Regions = {"keys": (0, top, width, rows)}
+    for name, (x, y, w, h) in regions.items():
+        if name == "command":
+            out[name] = (x, y if below else top - 1, w, h)
+        elif name != "keys" and y < top - above:
+            out[name] = (x, y, w, min(h, top - above - y))
+    return out
+
+
 class SceneLayout(Layout):
     """Places the widgets of the main screen by `arrange`; a widget without a region is hidden."""
 
@@ -91,6 +113,8 @@ class SceneLayout(Layout):
         super().__init__()
         self.extra = False
         self.command = False
+        self.notice = 0
+        """Lines of a notice in the key bar's place."""
 
     def arrange(
         self, parent: Widget, children: list[Widget], size: Size, greedy: bool = True
@@ -99,6 +123,8 @@ class SceneLayout(Layout):
         regions = arrange(size.width, size.height, extra=self.extra)
         if self.command and "command" not in regions and size.height:
             regions["command"] = regions.pop("keys", (0, size.height - 1, size.width, 1))
+        if self.notice and size.height > 3:
+            regions = with_notice(regions, size.width, size.height, self.notice)
         return list(self._place(children, regions, size))
 
     def _place(self, children: Iterable[Widget], regions: Regions, size: Size) -> Iterable[WidgetPlacement]:
@@ -115,6 +141,11 @@ class SceneContainer(Container):
     def __init__(self, placing: SceneLayout, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._placing = placing
+
+    def place_again(self) -> None:
+        """Ask the layout again: a widget's own refresh forgets only what its ancestors have arranged."""
+        for child in self.children[:1]:
+            child.refresh(layout=True)
 
     @property
     def layout(self) -> Layout:

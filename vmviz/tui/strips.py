@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 
 from textual import events
@@ -14,6 +15,8 @@ from ..views.strip import Strip
 from .keymap import bar, gap
 from .styles import StyleBook, book_for, line_segments, rule_line
 
+NOTICE_ROWS = 2
+"""Lines that a notice takes at most."""
 _KEY_NAMES = {
     "Enter": "enter",
     "Esc": "escape",
@@ -140,14 +143,37 @@ class KeyBar(LineStrip):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._spans: list[tuple[int, int, str]] = []
+        self._now: tuple[str, Line] = "idle", []
+        self.notice = ""
+        """The notice that stands in the keys' place, "" when there is none."""
 
-    def show_keys(self, moment: str) -> None:
-        """Show the keys of a moment, as many as fit."""
+    def say(self, text: str, role: str, columns: int) -> int:
+        """Show a notice in place of the keys; returns the lines it takes in so many columns."""
+        self.notice = " ".join(text.split())
+        self._spans = []
 
         def lines(columns: int, _rows: int) -> list[Line]:
-            line: Line = [(" ", "text")]
+            rows = textwrap.wrap(self.notice, max(8, columns - 2), max_lines=NOTICE_ROWS, placeholder=" ...")
+            return [[(f" {row}", role)] for row in rows]
+
+        self.show_lines(lines)
+        return len(lines(columns, NOTICE_ROWS))
+
+    def unsay(self) -> None:
+        """Show the keys again."""
+        self.notice = ""
+        self.show_keys(*self._now)
+
+    def show_keys(self, moment: str, lead: Line) -> None:
+        """Show the keys of a moment behind some words, as many as fit; a notice keeps its place."""
+        self._now = moment, lead
+        if self.notice:
+            return
+
+        def lines(columns: int, _rows: int) -> list[Line]:
+            line: Line = [(" ", "text"), *lead, *([("  ", "text")] if lead else [])]
             self._spans = []
-            for key, word, action in bar(moment, columns):
+            for key, word, action in bar(moment, columns - width(line) + 1):
                 at = width(line)
                 self._spans.append((at, at + len(key) + 1 + len(word), action))
                 line += [(key, "key"), (" " + word, "key.text"), (" " * gap(columns), "text")]

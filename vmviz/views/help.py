@@ -10,6 +10,7 @@ from ..script.functions import FUNCTIONS
 from ..script.outcome import Outcome
 from ..script.values import format_addr
 from .cells import Line
+from .cells import width as line_width
 from .entries import entry_words
 from .scene import Scene
 
@@ -71,6 +72,17 @@ def wrap(text: str, width: int, role: str = "text") -> list[Line]:
     return [[(" " + row, role)] for row in textwrap.wrap(text, max(10, width - 2))]
 
 
+def hanging(head: Line, text: str, width: int) -> list[Line]:
+    """A text behind some words, its further lines below its first.
+
+    >>> ["".join(text for text, _ in line) for line in hanging([("  pf ", "flag")], "raw frame numbers", 17)]
+    ['  pf raw frame', '     numbers']
+    """
+    indent = line_width(head)
+    rows = textwrap.wrap(text, max(10, width - indent)) or [""]
+    return [[*head, (rows[0], "text")], *([(" " * indent, "text"), (row, "text")] for row in rows[1:])]
+
+
 def pane_help(scene: Scene, pane: str, width: int = 76) -> tuple[str, list[Line]]:
     """The title and lines that explain a pane and what is under its cursor."""
     title, about = PANES.get(pane, PANES["tree"])
@@ -92,11 +104,11 @@ def under_cursor(scene: Scene, width: int) -> list[Line]:
     lines.append([(" Flags of ", "label"), (vma_name(scene.mm, vma) or "this anonymous VMA", "name")])
     for flag in VM_FLAG_TABLE.values():
         if vma.vm_flags & flag.mask and flag.code != "??":
-            text = textwrap.shorten(flag.meaning, width - 24, placeholder="...")
-            lines.append([(f"   {flag.code}  ", "flag"), (f"{flag.name:<15} ", "label"), (text, "text")])
+            head: Line = [(f"   {flag.code}  ", "flag"), (f"{flag.name:<15} ", "label")]
+            lines += hanging(head, flag.meaning, width)
     ops = scene.machine.sys.ops_of(vma)
     if ops is not None and ops.explain:
-        lines.append([("   ", "text"), (ops.explain, "text")])
+        lines += hanging([("   ", "text")], ops.explain, width)
     slot = scene.machine.arena.lookup(scene.mm.pgd, scene.cursor)
     entry = scene.machine.arena.flat[slot] if slot >= 0 else 0
     if entry:
@@ -105,8 +117,7 @@ def under_cursor(scene: Scene, width: int) -> list[Line]:
             [(" Entry ", "label"), (format_addr(entry), "number"), (f" at {scene.cursor:x}", "addr")],
         ]
         for name, text in entry_words(entry, "pte"):
-            short = textwrap.shorten(text, width - 15, placeholder="...")
-            lines.append([(f"   {name:<10} ", "bits"), (short, "text")])
+            lines += hanging([(f"   {name:<10} ", "bits")], text, width)
     return lines
 
 

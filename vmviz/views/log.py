@@ -49,7 +49,10 @@ class LogView:
         kind = "done" if i < here or inside else "future"
         result = "..." if inside else f"= {o.result}"
         bad = o.expected is False or o.refusal is not None or o.errno is not None or o.signal is not None
-        return LogRow(kind, i + 1, short(o.text), result, "fail" if bad and not inside else "result")
+        text = short(o.text)
+        if not o.func and " = " in text:
+            result = ""  # an assignment: its text says what came of it
+        return LogRow(kind, i + 1, text, result, "fail" if bad and not inside else "result")
 
     def row_count(self) -> int:
         """How many rows there are."""

@@ -9,7 +9,7 @@ from ..session.session import Session
 from .cells import Line
 from .cells import width as line_width
 from .scene import Scene
-from .strip import Strip, call_text, paragraphs, whole
+from .strip import Strip, call_text, paragraphs
 
 
 def check_lines(checks: tuple[CheckResult, ...], width: int) -> list[Line]:
@@ -33,11 +33,34 @@ def check_lines(checks: tuple[CheckResult, ...], width: int) -> list[Line]:
     return lines
 
 
-_CONTRACT_NOTE = {
-    "int": "From 4.18 on it is void: does nothing and says nothing.",
-    "void": "The call is void (4.18 to 7.0): the caller hears nothing of this. Up to 4.17 it returned -1.",
-    "special": "zap_special_vma_range (7.1) is void: the caller hears nothing of this. Up to 4.17 it was -1.",
+_CONTRACTS = {
+    "int": "int (to 4.17): returns -1",
+    "void": "void (4.18 to 7.0): returns nothing",
+    "special": "special (7.1): VM_MIXEDMAP too, returns nothing",
 }
+"""What a refused call gives its caller under each contract."""
+
+
+def contract_lines(contract: str, room: int) -> list[Line]:
+    """What each contract does, the machine's own marked; only that one where there is no room for all."""
+    lines: list[Line] = []
+    for name, text in _CONTRACTS.items():
+        own = name == contract
+        if own or room >= len(_CONTRACTS):
+            lines.append([(" ► " if own else "   ", "mark.cursor"), (text, "text" if own else "dim")])
+    return lines[: max(0, room)]
+
+
+def _with_contract(checks: list[Line], contract: str, width: int) -> list[Line]:
+    """The checks with a word on the contract at the right of the third, where it fits."""
+    notes = ("(4.18 on: silent no-op)",) if contract == "int" else ("(caller hears nothing)", "(silent)")
+    for note in notes:
+        pad = width - 1 - line_width(checks[2]) - len(note) if len(checks) > 2 else 0
+        if pad >= 2:
+            role = "dim" if contract == "int" else "warn"
+            checks[2] = [*checks[2], (" " * pad, "text"), (note, role)]
+            break
+    return checks
 
 
 _REFUSED_TITLES = {
@@ -67,15 +90,23 @@ def refused(o: Outcome, session: Session, scene: Scene, width: int, height: int)
         last += [("    Enter", "key"), (" run it", "key.text"), ("   e", "key"), (" edit", "key.text")]
     last += [("   Esc", "key"), (" back", "key.text")]
     checks = check_lines(r.checks, width)
+    contract = session.machine.sys.zap_contract
     if height < 5:
-        return Strip(title, call_text(o), checks[:height], True, legal, last)
+        return Strip(title, call_text(o), _with_contract(checks, contract, width)[:height], True, legal, last)
     message = f"{r.message[0].upper()}{r.message[1:]}."
-    if r.legal is not None:
-        message += " The call never clamps: all or nothing."
-    note = _CONTRACT_NOTE[session.machine.sys.zap_contract]
-    head: list[Line] = [[(" " + call_text(o), "call")]] if height >= 9 else []
-    room = height - len(head) - len(checks) - 1
-    text = whole(width, room, (message, "text"), (note, "dim"))
+    clamps = " The call never clamps: all or nothing." if r.legal is not None else ""
+    # What goes first where there is no room for all: the call, which the title names too, then the last sentence.
+    call: list[Line] = [[(" " + call_text(o), "call")]]
+    for head, told in (
+        (call if height >= 9 else [], message + clamps),
+        ([], message + clamps),
+        ([], message),
+    ):
+        room = height - len(head) - len(checks) - 1
+        text = paragraphs(width, room, (told, "text"))
+        if len(paragraphs(width, 99, (told, "text"))) + len(_CONTRACTS) <= room:
+            break
+    text += contract_lines(contract, room - len(text))
     blank: list[Line] = [[]] if len(text) < room else []
     return Strip(
         title, "" if head else call_text(o), [*head, *checks, *blank, *text, last][:height], True, legal

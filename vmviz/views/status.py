@@ -10,16 +10,34 @@ from .cells import width as line_width
 _CONTRACTS = {"int": "0 or -1", "void": "void", "special": "7.1"}
 
 
+def progress(session: Session, width: int = 80) -> str:
+    """Where the position stands: done of all of the story's statements, and how many of the user's own.
+
+    >>> progress(Session())
+    '0'
+    """
+    at = session.index + (session.inside is not None)
+    shown = session.done[session.setup :]
+    before = session.done[session.setup : at]
+    told = sum(done.story is not None for done in shown) + len(session.pending)
+    own = sum(done.story is None for done in before)
+    if not told:
+        return f"{own}/{len(shown)}" if shown else "0"
+    text = f"{len(before) - own}/{told}{f' +{own}' if own else ''}"
+    return f"story {text}" if width >= 60 else text
+
+
 def status_line(session: Session, width: int) -> Line:
     """One line: title, process, paging, kernel; at the right rss, VmPTE and where the position stands."""
     m = session.machine
     mm, config = m.mm, m.config
     wide = width >= 100
     title = session.title.removesuffix(".vmv") if not wide else session.title
-    position = f"{session.index + (session.inside is not None)}/{len(session.done) + len(session.pending)}"
+    position = progress(session, width)
     mode = ", ".join(m.sys.mode.title.split(", ")[:2])
     left: Line = [(" vmviz ", "title.focus"), (f" {title or 'empty'} ", "title")]
-    left.append((f" pid {m.pid} {m.task.comm} ", "label"))
+    if f"pid {m.pid}" not in title:  # the title of a real process names it
+        left.append((f" pid {m.pid} {m.task.comm} ", "label"))
     if width >= 60:
         left.append((f" {mode if wide else mode.replace(', ', ' ').replace(' levels', '-level')} ", "dim"))
     if width >= 76:
@@ -30,8 +48,10 @@ def status_line(session: Session, width: int) -> Line:
     right: Line = [("rss ", "label"), (rss, "number")]
     if wide:
         right += [("  VmPTE ", "label"), (format_size(mm.counters.data["pgtables"]), "number")]
-    right += [("  ", "text"), (position, "now"), (" ", "text")]
+    right += [("  " if wide or width < 60 else " ", "text"), (position, "now"), (" ", "text")]
     room = width - line_width(right)
-    while len(left) > 2 and line_width(left) >= room:
+    if width >= 60 and line_width(left) > room >= line_width(left[1:]):
+        del left[0]  # what is seen says more than who shows it
+    while len(left) > 2 and line_width(left) > room:
         left.pop()
     return fit([*fit(left, max(0, room - 1)), (" ", "text"), *right], width)

@@ -34,6 +34,8 @@ def call_text(o: Outcome) -> str:
     'munmap(fb, 4K) = 0'
     """
     text = " ".join(o.text.split())
+    if not o.func and " = " in text:
+        return text  # an assignment: its text says what came of it
     cut = text.rfind(") =")
     return f"{text[: cut + 1] if cut >= 0 else text} = {o.result}"
 

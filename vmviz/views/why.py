@@ -37,7 +37,7 @@ def why(session: Session, scene: Scene, width: int, height: int, *, playing: boo
         return refused(o, session, scene, width, height)
     if o.errno is not None:
         lines = paragraphs(width, height, (f"The call failed with {o.errno}: {o.why}.", "text"))
-        return Strip(f"{o.result}: {o.errno}", call_text(o), lines, alert=True)
+        return Strip(f"FAILED: {o.result}", call_text(o), lines, alert=True)
     if o.func.startswith("zap") and not o.ptes_cleared and not o.ptes_unknown:
         return _nothing(o, scene, width, height)
     if o.func.startswith("zap") or o.func == "munmap":
@@ -181,11 +181,11 @@ def _done(o: Outcome, session: Session, scene: Scene, width: int, height: int) -
     where = f" in {plural(tables, 'table')}" if tables else ""
     rss = scene.mm.rss
     unknown = f" Unknown before, now empty: {o.ptes_unknown}." if o.ptes_unknown else ""
-    gone = "VMA unchanged"
+    gone, note = "VMA unchanged", ""
     if any(old and new and old.vm_flags & ~new.vm_flags for old, new in scene.trail.vmas.values()):
-        gone = "VMA unchanged but for flag ar"
+        gone, note = "VMA unchanged but for flag ar", " (its PAT reservation is gone)"
     if o.func == "munmap":
-        gone = f"{len(scene.mm.vmas)} VMAs are left"
+        gone, note = f"{len(scene.mm.vmas)} VMAs are left", ""
     numbers = (
         f"{plural(o.ptes_cleared, 'PTE')} cleared{where}.{unknown} Freed: {plural(o.frames_freed, 'frame')}, "
         f"{plural(o.tables_freed, 'table')}. "
@@ -210,12 +210,16 @@ def _done(o: Outcome, session: Session, scene: Scene, width: int, height: int) -
         keys += piece
     if height < 5:
         # These lines may use the last column: they are measured to fit at 80.
-        lines = paragraphs(width + 1, height - 1, (numbers, "text"), (f"{_flush_text(o)} {gone}.", "text"))
+        lines = paragraphs(width + 1, 9, (numbers, "text"), (f"{_flush_text(o)} {gone}{note}.", "text"))
+        if len(lines) > height - 1:
+            lines = paragraphs(
+                width + 1, height - 1, (numbers, "text"), (f"{_flush_text(o)} {gone}.", "text")
+            )
         return Strip("Done", call_text(o), [*lines, keys])
     current = session.current
     assert current is not None
     calls = recent_calls(session.steps(current), session.machine, o.end)
-    text = paragraphs(width, 6, (numbers, "text"), (f"{_flush_text(o)} {gone}.", "text"))
+    text = paragraphs(width, 6, (numbers, "text"), (f"{_flush_text(o)} {gone}{note}.", "text"))
     tree = tree_lines(calls, width, max(1, height - len(text) - 2))
     return Strip("Done", call_text(o) if width > 60 else "", [*tree, *text, keys][:height])
 

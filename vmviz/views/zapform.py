@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 
 from ..kernel.errors import CheckResult, VmvizError
@@ -170,10 +172,22 @@ def lines(scene: Scene, state: FormState, width: int) -> list[Line]:
     return out
 
 
-def field_info(scene: Scene, state: FormState, field: str) -> Line:
-    """What the text of a field comes to, beside it."""
+def missing(state: FormState, texts: Mapping[str, str]) -> str:
+    """Why Enter does nothing, in a few words; "" when it does something.
+
+    >>> missing(FormState({"size": "a number is wanted"}), {"size": " "})
+    'size is missing'
+    """
+    for field in FIELDS:
+        if field in state.errors:
+            return f"{field} is {'not understood' if texts.get(field, '').strip() else 'missing'}"
+    return "a real kernel would not survive it" if state.danger else ""
+
+
+def field_info(scene: Scene, state: FormState, field: str, text: str = "") -> Line:
+    """What the text of a field comes to, beside it; a label that is the text itself is not said again."""
     if field in state.errors:
-        return [("not understood", "fail")]
+        return [(missing(state, {field: text}).removeprefix(f"{field} is ") if text else "missing", "fail")]
     if field == "vma":
         if state.vma is None:
             return []
@@ -183,7 +197,9 @@ def field_info(scene: Scene, state: FormState, field: str) -> Line:
     if state.errors:
         return []
     if field == "address":
-        return [(f"{state.address:x}", "addr"), (f"  {scene.label(state.address)}", "name")]
+        label = scene.label(state.address)
+        same = "".join(label.split()) == "".join(text.split())
+        return [(f"{state.address:x}", "addr"), ("" if same else f"  {label}", "name")]
     end = (state.address + state.size) & WRAP
     return [(f"{state.size:x}", "number"), (f"  {_pages(state)}, ends at {end:x}", "dim")]
 

@@ -22,6 +22,19 @@ class Overlay(ModalScreen[ResultType]):
 
     _answered = False
 
+    def on_mount(self) -> None:
+        """The keys of the main screen do nothing while this one is open: its key bar shows none."""
+        self._show_base()
+
+    def on_unmount(self) -> None:
+        """The keys are back, unless another screen is open."""
+        self._show_base()
+
+    def _show_base(self) -> None:
+        show = getattr(self.app, "show", None)
+        if show is not None:
+            show()
+
     def action_close(self) -> None:
         """Close without a result."""
         self.answer(None)

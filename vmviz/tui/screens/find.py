@@ -8,6 +8,7 @@ from textual.widgets import Input
 
 from ...kernel.errors import VmvizError
 from ...kernel.mm.flags import vmflags_codes
+from ...kernel.mm.vma import vma_name
 from ...kernel.syscalls import VmaNotFound
 from ..director import Director
 from ..strips import LineStrip
@@ -18,11 +19,15 @@ from .base import Overlay
 def find(director: Director, text: str) -> tuple[str, int]:
     """What a text points to: ``("address", va)`` or ``("pfn", number)``; raises `VmvizError` with the nearest name.
 
-    ``pfn e0000`` is a frame; ``fb + 1M``, ``0x7ff...`` or ``7ff...`` an address; ``[heap]``,
-    ``fb0`` or ``pf`` the next VMA after the cursor with that in its name or flags.
+    ``pfn e0000`` is a frame; five or more hex digits are an address where they lie in a VMA, else a frame of RAM or
+    of a device; ``fb + 1M`` or ``0x7ff...`` is an address; ``[heap]``, ``fb0`` or ``pf`` the next VMA after the
+    cursor with that in its name or flags, whole names (with or without brackets) before parts of names.
     """
     text = text.strip()
     machine = director.session.machine
+    found = _hex(director, text)
+    if found is not None:
+        return found
     word = text.removeprefix("pfn ").strip()
     if word != text:
         try:
@@ -39,6 +44,9 @@ def find(director: Director, text: str) -> tuple[str, int]:
         return "address", machine.vma(text).start
     except VmaNotFound as error:
         vmas = machine.mm.vmas
+        for vma in vmas:
+            if vma_name(machine.mm, vma) == f"[{text}]":
+                return "address", vma.start
         for start in (director.cursor + 1, 0):
             for vma in vmas.iter_from(start):
                 if vma.start >= start and (text in vma.name or text in vmflags_codes(vma.vm_flags).split()):
@@ -46,6 +54,19 @@ def find(director: Director, text: str) -> tuple[str, int]:
         if len(text) >= 5 and all(c in "0123456789abcdefABCDEF" for c in text):
             return "address", int(text, 16)
         raise VmvizError(str(error)) from None
+
+
+def _hex(director: Director, text: str) -> tuple[str, int] | None:
+    """What five or more hex digits point to that a VMA or a frame is known for; None where they may be a name."""
+    machine = director.session.machine
+    digits = len(text) >= 5 and all(c in "0123456789abcdefABCDEF" for c in text)
+    if not digits or text in director.session.labels():
+        return None
+    value = int(text, 16)
+    if machine.mm.vma_at(value) is not None:
+        return "address", value
+    known = machine.frames.page(value) is not None or machine.frames.region_of(value) is not None
+    return ("pfn", value) if known else None
 
 
 class FindScreen(Overlay[str]):
@@ -63,12 +84,18 @@ class FindScreen(Overlay[str]):
         """A title and a line."""
         with Vertical():
             yield LineStrip(id="find-title")
-            yield Input(placeholder="address, name, flag, or pfn e0000: fb + 1M, [heap], pf", compact=True)
+            yield Input(
+                placeholder="7ffff7000000   fb + 1M   [heap]   fb0   pf   e0100   pfn 1000", compact=True
+            )
 
     def on_mount(self) -> None:
         """Begin to type at once."""
         self.query_one(LineStrip).show_lines(
-            lambda w, _h: [rule_line(w, "Find", "Enter goes   Esc closes", alert=True)]
+            lambda w, _h: [
+                rule_line(
+                    w, "Find an address, a name, a flag or a frame", "Enter goes   Esc closes", alert=True
+                )
+            ]
         )
         self.query_one(Input).focus()
 

@@ -9,13 +9,24 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
-from ...views.cells import Line, plain
+from ...views.cells import Line, plain, width
 from ..linegrid import LineGrid
 from ..strips import key_at
 from .base import Overlay
 
-WIDTH = 78
-"""The columns of the box, where there are so many."""
+BOX_LEAST, BOX_MOST, WHOLE_BELOW = 80, 100, 90
+"""The columns of the box with its margins; a screen that is narrower than the last has no room beside it."""
+
+
+def box_width(lines: list[Line], columns: int) -> int:
+    """The columns of a box for lines on a screen of so many.
+
+    >>> box_width([], 80), box_width([], 120), box_width([[("x" * 90, "text")]], 120)
+    (80, 80, 92)
+    """
+    if columns < WHOLE_BELOW:
+        return columns
+    return min(max(BOX_LEAST, 2 + max((width(line) for line in lines), default=0)), BOX_MOST, columns)
 
 
 def soft_wrap(line: Line, columns: int) -> list[Line]:
@@ -77,7 +88,7 @@ class TextScreen(Overlay[str]):
     DEFAULT_CSS = """
     TextScreen { align: center middle; }
     TextScreen > Vertical {
-        width: 78; max-width: 100%; max-height: 100%; background: $background; padding: 0 0;
+        max-width: 100%; max-height: 100%; background: $background; padding: 0 1;
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -106,7 +117,9 @@ class TextScreen(Overlay[str]):
 
     def on_resize(self, event: events.Resize) -> None:
         """The box is as high as its lines are in this width."""
-        rows = self.query_one(TextGrid).wrap(min(WIDTH, event.size.width))
+        columns = box_width(self._lines, event.size.width)
+        self._box.styles.width = columns
+        rows = self.query_one(TextGrid).wrap(max(1, columns - 2))
         self._box.styles.height = rows + 1
 
     def on_key(self, event: events.Key) -> None:

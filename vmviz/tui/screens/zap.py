@@ -14,7 +14,7 @@ from textual.widgets import Input
 
 from ...script.values import format_addr, format_size
 from ...views.cells import Line
-from ...views.zapform import FIELDS, FormState, field_info, lines, read
+from ...views.zapform import FIELDS, FormState, field_info, lines, missing, read
 from ..director import Director
 from ..strips import LineStrip
 from ..styles import rule_line
@@ -108,7 +108,7 @@ class ZapForm(Overlay[str]):
             lambda w, _h: [rule_line(w, title, right[: max(0, w - len(title) - 8)], alert=True)]
         )
         for field in FIELDS:
-            info = field_info(scene, state, field)
+            info = field_info(scene, state, field, self.values[field])
             self.query_one(f"#info-{field}", LineStrip).show_lines(lambda _w, _h, info=info: [info])  # type: ignore[misc]
         self.query_one("#form-below", LineStrip).show_lines(lambda w, h: lines(scene, state, w)[:h])
         keys: Line = [(" Tab", "key"), (" next field", "key.text")]
@@ -118,7 +118,11 @@ class ZapForm(Overlay[str]):
                 (" run" if state.would_pass else " run it and be refused", "key.text"),
             ]
         else:
-            keys += [("   Enter", "key.off"), (" run", "key.off")]
+            keys += [
+                ("   Enter", "key.off"),
+                (" run", "key.off"),
+                (f" ({missing(state, self.values)})", "fail"),
+            ]
         keys += [("   Esc", "key"), (" cancel", "key.text")]
         self.query_one("#form-keys", LineStrip).show_lines(lambda _w, _h: [keys])
 

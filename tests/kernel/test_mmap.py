@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmviz.kernel import KernelError, Machine, SignalRaised, UnsupportedError
+from vmviz.kernel import KernelError, Machine, SignalRaised
 from vmviz.kernel.errors import VmvizError
 from vmviz.kernel.mm.flags import (
     MAP_ANONYMOUS,
@@ -98,13 +98,6 @@ def test_a_driver_that_refuses_leaves_no_trace_but_the_hole(m: Machine) -> None:
         m.mmap(B + 8 * PAGE, PAGE, 3, MAP_SHARED | MAP_FIXED, fd, 1 << 30)
     assert m.mm.vma_at(B + 8 * PAGE) is None  # MAP_FIXED had removed it by then
     assert verify(m) == []
-
-
-def test_what_is_not_simulated_is_said(m: Machine) -> None:
-    fd = m.memfd_create("f")
-    m.ftruncate(fd, 2 * PAGE)
-    with pytest.raises(UnsupportedError, match="ftruncate"):
-        m.ftruncate(fd, PAGE)
 
 
 def test_address_choice(m: Machine) -> None:

@@ -11,15 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from ..kernel.arch.x86 import _PAGE_SPECIAL, pte_flags, pte_pfn
+from ..kernel.arch.x86 import _PAGE_SPECIAL, SWP_OFFSET_MASK, is_swap_pte, pte_flags, pte_pfn, swp_type
+from ..kernel.fs.proc import kpagecount, kpageflags, pagemap_entry
 from ..kernel.machine import Machine
 from ..kernel.mm.frames import (
     PG_ANON,
     PG_DIRTY,
     PG_EXCLUSIVE,
     PG_LRU,
+    PG_MLOCKED,
     PG_RESERVED,
     PG_SWAPBACKED,
+    PG_SWAPCACHE,
+    PG_UNEVICTABLE,
     ZERO_PFN,
 )
 from ..kernel.mm.vma import Vma, vma_name
@@ -29,10 +33,16 @@ _PAGE_FLAGS = (
     ("anon", PG_ANON),
     ("excl", PG_EXCLUSIVE),
     ("resv", PG_RESERVED),
+    ("swapcache", PG_SWAPCACHE),
     ("dirty", PG_DIRTY),
     ("lru", PG_LRU),
+    ("mlocked", PG_MLOCKED),
+    ("unevict", PG_UNEVICTABLE),
     ("swapbacked", PG_SWAPBACKED),
 )
+_KPF_STABLE = ((1 << 27) - 1) & ~(1 << 2 | 1 << 6)
+"""The low 27 bits of kpageflags without REFERENCED and ACTIVE."""
+
 _COUNTERS = (
     "pgtables", "anon", "file", "shmem", "swap", "total_vm", "locked_vm", "data_vm", "exec_vm", "stack_vm",
     "map_count",
@@ -187,7 +197,7 @@ def _entries(
         for i in range(run["n"]):
             want[va + (i << 12)] = _recorded_leaf(run, i)
     leaves = leaves_of(machine, *window)
-    have = {va: _leaf(machine, oracle, entry) for va, entry in leaves.items()}
+    have = {va: _leaf(machine, oracle, va, entry) for va, entry in leaves.items()}
     differ = [va for va in sorted(want.keys() | have.keys()) if want.get(va) != have.get(va)]
     for va in differ[:4]:
         yield f"entry {va:#x}: {have.get(va)}, recorded {want.get(va)}"
@@ -203,15 +213,18 @@ def _recorded_leaf(run: dict[str, Any], i: int) -> dict[str, Any]:
     out = {"lv": run["lv"], "fl": run["fl"], "cls": run["cls"]}
     if "idx" in run:
         out["idx"] = run["idx"] + i
-    for key in ("ref", "map", "pf"):
+    for key in ("ref", "map", "pf", "pm", "kpc", "kpf", "swtype"):
         if key in run:
             out[key] = run[key]
     return out
 
 
-def _leaf(machine: Machine, oracle: Oracle, entry: int) -> dict[str, Any]:
+def _leaf(machine: Machine, oracle: Oracle, va: int, entry: int) -> dict[str, Any]:
+    out: dict[str, Any] = {"lv": "pte", "pm": hex(pagemap_entry(machine.mm, va) >> 55)}
+    if is_swap_pte(entry):
+        return out | {"fl": hex(entry & ~SWP_OFFSET_MASK), "cls": "swap", "swtype": swp_type(entry)}
     pfn = pte_pfn(entry)
-    out: dict[str, Any] = {"lv": "pte", "fl": hex(pte_flags(entry))}
+    out["fl"] = hex(pte_flags(entry))
     if pfn == ZERO_PFN and entry & _PAGE_SPECIAL:
         return out | {"cls": "zero"}
     cls, index = oracle.frame_class(pfn)
@@ -222,5 +235,7 @@ def _leaf(machine: Machine, oracle: Oracle, entry: int) -> dict[str, Any]:
     if frames.pfn_valid(pfn):
         flags = frames.flags.flat[pfn]
         out["ref"], out["map"] = frames.refcount.flat[pfn], frames.mapcount.flat[pfn]
+        out["kpc"] = kpagecount(machine.sys, pfn)
+        out["kpf"] = hex(kpageflags(machine.sys, pfn) & _KPF_STABLE)
         out["pf"] = " ".join(name for name, bit in _PAGE_FLAGS if flags & bit)
     return out

@@ -17,12 +17,16 @@ from ..kernel.errors import KernelError, SignalRaised, UnsupportedError
 from ..kernel.exec import PIE_BASE, TEXT_SIZE, VDSO, VVAR, set_brk
 from ..kernel.machine import Machine
 from ..kernel.mm import flags as F
+from ..kernel.mm.shmem import SEAL_NAMES
 from .compare import compare_record, counters_of, leaves_of
 from .oracle import PATH, Oracle, add_oracle
 from .scn import BASE, Operation, number, parse_scn
 
 RAM = 256 << 20
 """Less than the traced machine's 1 GiB: frames from 0x10000 on are the device's, as there."""
+
+TRACED_RAM = 240_000
+"""About the pages that the traced kernel manages: of 1 GiB, less the device's part, less itself."""
 
 _PROT = {"r": F.PROT_READ, "w": F.PROT_WRITE, "x": F.PROT_EXEC, "-": 0}
 _MAP = {
@@ -47,6 +51,10 @@ _MREMAP = {
     "dontunmap": F.MREMAP_DONTUNMAP,
     "bad": 0x100,
 }
+
+
+_MCL = {"current": F.MCL_CURRENT, "future": F.MCL_FUTURE, "onfault": F.MCL_ONFAULT, "bad": 0x100}
+_MS = {"async": F.MS_ASYNC, "sync": F.MS_SYNC, "invalidate": F.MS_INVALIDATE, "bad": 0x100}
 
 
 def _bits(words: str, values: dict[str, int]) -> int:
@@ -77,7 +85,9 @@ class Replayer:
 
     def __init__(self, window: tuple[int, int] = (BASE, 0x1100_0000_0000)) -> None:
         self.machine = Machine(ram=RAM, zap_contract="void")
-        self.machine.sys.cap_sys_rawio = True  # every scenario runs as root
+        s = self.machine.sys
+        s.cap_sys_rawio = s.cap_ipc_lock = s.cap_sys_admin = True  # every scenario runs as root
+        s.totalram_pages, s.total_swap_pages = TRACED_RAM, 16384
         self.window = window
         self.machine.execve("/bin/run-oracle")
         self._prefault()
@@ -184,6 +194,52 @@ class Replayer:
         value = int(advice, 0) if advice[0].isdigit() else getattr(F, f"MADV_{advice.upper()}")
         return {"ret": self.machine.madvise(self._number(addr), self._number(length), value)}
 
+    def _op_mlock(self, addr: str, length: str) -> dict[str, Any]:
+        return {"ret": self.machine.mlock(self._number(addr), self._number(length))}
+
+    def _op_mlock2(self, addr: str, length: str, words: str) -> dict[str, Any]:
+        flags = _bits(words, {"onfault": F.MLOCK_ONFAULT, "bad": 0x100})
+        return {"ret": self.machine.mlock2(self._number(addr), self._number(length), flags)}
+
+    def _op_munlock(self, addr: str, length: str) -> dict[str, Any]:
+        return {"ret": self.machine.munlock(self._number(addr), self._number(length))}
+
+    def _op_mlockall(self, words: str) -> dict[str, Any]:
+        return {"ret": self.machine.mlockall(_bits(words, _MCL))}
+
+    def _op_munlockall(self) -> dict[str, Any]:
+        return {"ret": self.machine.munlockall()}
+
+    def _op_mincore(self, addr: str, length: str) -> dict[str, Any]:
+        vec = self.machine.mincore(self._number(addr), self._number(length))
+        return {"ret": 0, "vec": "".join(str(x) for x in vec)}
+
+    def _op_msync(self, addr: str, length: str, words: str) -> dict[str, Any]:
+        return {"ret": self.machine.msync(self._number(addr), self._number(length), _bits(words, _MS))}
+
+    def _op_remap_file_pages(self, addr: str, size: str, prot: str, pgoff: str, words: str) -> dict[str, Any]:
+        bits = self._number(prot) if prot[0].isdigit() else sum(_PROT[c] for c in prot)
+        flags = _bits(words, {**_MAP, "bad": 0x100})
+        at, length = self._number(addr), self._number(size)
+        return {"ret": self.machine.remap_file_pages(at, length, bits, self._number(pgoff), flags)}
+
+    # -- limits
+
+    def _op_rlimit(self, name: str, size: str, rel: str = "") -> dict[str, Any]:
+        use = {"as": "total_vm", "data": "data_vm", "memlock": "locked_vm", "stack": "stack_vm"}[name]
+        used = self.machine.mm.counters.data[use] << 12 if rel else 0
+        return {"ret": self.machine.rlimit(name, used + self._number(size))}
+
+    def _op_dropcaps(self) -> dict[str, Any]:
+        return {"ret": self.machine.dropcaps()}
+
+    def _op_overcommit(self, mode: str) -> dict[str, Any]:
+        return {"ret": self.machine.sysctl("vm.overcommit_memory", self._number(mode))}
+
+    def _op_maxmaps(self, room: str) -> dict[str, Any]:
+        limit = len(self.machine.mm.vmas) + self._number(room)
+        return {"ret": self.machine.sysctl("vm.max_map_count", limit)}
+
     def _op_brkbase(self, addr: str) -> dict[str, Any]:
         set_brk(self.machine.mm, self._number(addr))
         return {"ret": 0}
@@ -216,6 +272,18 @@ class Replayer:
 
     def _op_exec(self, addr: str) -> dict[str, Any]:
         return self._touch(addr, "1", lambda at, _: self.machine.exec(at))
+
+    def _op_kread(self, addr: str, length: str) -> dict[str, Any]:
+        return {"ret": self.machine.copy_from_user(self._number(addr), self._number(length))}
+
+    def _op_kwrite(self, addr: str, length: str) -> dict[str, Any]:
+        return {"ret": self.machine.clear_user(self._number(addr), self._number(length))}
+
+    def _op_pvread(self, addr: str, length: str) -> dict[str, Any]:
+        return {"ret": self.machine.process_vm_readv(self._number(addr), self._number(length))}
+
+    def _op_clear_refs(self, kind: str) -> dict[str, Any]:
+        return {"ret": self.machine.clear_refs(self._number(kind))}
 
     # -- the driver side
 
@@ -254,6 +322,23 @@ class Replayer:
     def _op_memfd(self, name: str, size: str) -> dict[str, Any]:
         self.files[name] = self.machine.memfd_create(name)
         return self._op_ftruncate(name, size)
+
+    def _op_ramfile(self, name: str, size: str) -> dict[str, Any]:
+        self.files[name] = self.machine.ramfs_create(name)
+        return self._op_ftruncate(name, size)
+
+    def _op_punch(self, name: str, offset: str, length: str) -> dict[str, Any]:
+        return {"ret": self.machine.punch_hole(self._file(name), self._number(offset), self._number(length))}
+
+    def _op_fseal(self, name: str, words: str) -> dict[str, Any]:
+        seals = sum(SEAL_NAMES[word] for word in words.split(","))
+        return {"ret": self.machine.add_seals(self._file(name), seals)}
+
+    def _op_unmap_range(self, offset: str, length: str, even_cows: str) -> dict[str, Any]:
+        start, size = self._number(offset), self._number(length)
+        for fd in self.oracle.fds.values():  # one device file, whose modes are inodes of their own here
+            self.machine.unmap_mapping_range(fd, start, size, self._number(even_cows) != 0)
+        return {"ret": 0}
 
     def _op_rofile(self, name: str, new: str) -> dict[str, Any]:
         self.files[new] = self.machine.open(f"/proc/self/fd/{self._file(name)}", F.O_RDONLY)

@@ -59,7 +59,7 @@ def dup_mmap(parent: Mm, child: Mm, census: Census) -> None:
             if vma.vm_flags & VM_DONTCOPY:
                 continue
             if vma.vm_flags & VM_ACCOUNT:
-                vm_enough_memory(child, vma.nr_pages, "fork")
+                vm_enough_memory(parent, vma.nr_pages, "fork")
             copy = _dup_vma(child, vma, census)
             if not vma.vm_flags & VM_WIPEONFORK and vma_needs_copy(vma):
                 copy_page_range(parent, child, vma)

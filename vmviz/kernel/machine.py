@@ -101,6 +101,7 @@ class Machine(Processes, Syscalls):
         for store in (*kept, s.anon_vmas, *s.swap.stores, self.tasks, self.fds, self.running):
             j.register(store)
         self._mms: dict[int, Mm] = {}
+        s.mms = self._living_mms
         add_default_devices(s)
         add_special_mappings(s)
         j.write(self.running, "pid", self._new_task(c.comm))
@@ -135,6 +136,9 @@ class Machine(Processes, Syscalls):
     def mms(self) -> dict[int, Mm]:
         """The address spaces that live, by id."""
         return {t.mm: self._mms[t.mm] for _, t in sorted(self.tasks.data.items()) if t.mm}
+
+    def _living_mms(self) -> list[Mm]:
+        return list(self.mms.values())
 
     @property
     def task(self) -> Task:

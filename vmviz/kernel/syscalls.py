@@ -9,9 +9,7 @@ back nothing: what it did up to then is in the journal, as in the kernel.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import attrs
 
@@ -19,9 +17,10 @@ from .arguments import PFN_BITS, descriptor, frame_number, kind_of, mapping_flag
 from .drivers import open_backing
 from .errors import BadArgumentError, CallerBugError, KernelError, Refusal, UnsupportedError, VmvizError
 from .exec import execve as load_binary
+from .fs.proc import clear_refs
 from .mm.access import EXEC, READ, WRITE, Access, access, is_known, peek
 from .mm.brk import do_brk
-from .mm.filemap import get_inode, put_inode, write_page
+from .mm.filemap import MEMORY_KINDS, get_inode, put_inode, write_page
 from .mm.flags import (
     MAP_ANONYMOUS,
     MAP_NONBLOCK,
@@ -34,28 +33,29 @@ from .mm.flags import (
     O_RDONLY,
     O_RDWR,
     O_TRUNC,
+    VM_LOCKED,
 )
 from .mm.gup import mm_populate
-from .mm.madvise import do_madvise
 from .mm.memory import pfn as pfn_calls
 from .mm.memory.zap import ZapResult, zap_vma_ptes
-from .mm.mm_types import File, Inode, Mm, System
+from .mm.mm_types import File, Inode, Mm
 from .mm.mmap import Backing, do_mmap
 from .mm.mmu_gather import MmuGather
-from .mm.mprotect import do_mprotect
-from .mm.mremap import do_mremap
 from .mm.munmap import do_munmap
+from .mm.shmem import add_seals, may_write, punch_hole, resize
+from .mm.truncate import unmap_mapping_range
+from .mm.uaccess import process_vm_readv, read_from_zero, write_to_pipe
 from .mm.vma import Vma, vma_name
+from .syscalls_vma import VmaCalls
 from .trace.store import Keyed
 
 MAX_OFFSET = (1 << 63) - 1
 """The last offset in a file that loff_t can name, in bytes."""
 
 
-class Syscalls:
+class Syscalls(VmaCalls):
     """The calls; `Machine` provides the state."""
 
-    sys: System
     fds: Keyed
     tasks: Keyed
     imported = False
@@ -106,23 +106,31 @@ class Syscalls:
             f"/memfd:{name} (deleted)", O_RDWR, self._new_inode(f"/memfd:{name} (deleted)", "shmem", 0)
         )
 
-    def ftruncate(self, fd: int, length: int) -> int:
-        """Set the size of a file in bytes (ftruncate(2)); shrinking raises `UnsupportedError`.
+    def ramfs_create(self, name: str) -> int:
+        """Create a file on a file system in RAM (ramfs) without a name in it, and return its descriptor.
 
-        Errors: EBADF (not open), EINVAL (a negative length, not open for writing, a device).
+        Its pages are in the page cache only, and cannot be reclaimed.
         """
-        file = self._file(fd, "ftruncate")
-        length = number(length, "length")
-        inode: Inode = self.sys.inodes.get(file.inode)
-        if length > MAX_OFFSET:
-            raise KernelError("EINVAL", "ftruncate", "the length is negative")
-        if file.flags & O_ACCMODE == O_RDONLY:
-            raise KernelError("EINVAL", "ftruncate", f"{file.path} is open read-only")
-        if inode.kind not in ("reg", "shmem"):
-            raise KernelError("EINVAL", "ftruncate", f"{file.path} is a device")
-        if length < inode.size:
-            raise UnsupportedError("ftruncate that shrinks a file is not simulated yet")
-        self.sys.journal.write(self.sys.inodes, inode.id, attrs.evolve(inode, size=length))
+        path = f"/r/{name} (deleted)"
+        return self._new_fd(path, O_RDWR, self._new_inode(path, "ramfs", 0))
+
+    def ftruncate(self, fd: int, length: int) -> int:
+        """Set the size of a file in bytes (ftruncate(2)); see `vmviz.kernel.mm.shmem.resize`."""
+        with self._span("ftruncate", ("fd", fd), ("length", length)):
+            resize(self.sys, self._file(fd, "ftruncate"), number(length, "length"))
+        return 0
+
+    def punch_hole(self, fd: int, offset: int, length: int) -> int:
+        """Deallocate bytes of a file (fallocate(2) with FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE); see
+        `vmviz.kernel.mm.shmem.punch_hole`.
+        """
+        with self._span("fallocate", ("fd", fd), ("offset", offset), ("len", length)):
+            punch_hole(self.sys, self._file(fd, "fallocate"), offset, length)
+        return 0
+
+    def add_seals(self, fd: int, seals: int) -> int:
+        """Seal a file in memory (fcntl(2) with F_ADD_SEALS); see `vmviz.kernel.mm.shmem.add_seals`."""
+        add_seals(self.sys, self._file(fd, "fcntl"), seals)
         return 0
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
@@ -140,7 +148,7 @@ class Syscalls:
         inode: Inode = self.sys.inodes.get(file.inode)
         if file.flags & O_ACCMODE == O_RDONLY:
             raise KernelError("EBADF", "pwrite", f"{file.path} is open read-only")
-        if inode.kind not in ("reg", "shmem"):
+        if inode.kind not in ("reg", *MEMORY_KINDS):
             raise KernelError("EINVAL", "pwrite", f"{file.path} is a device")
         end = offset + len(data)
         if not data:
@@ -149,6 +157,7 @@ class Syscalls:
             raise KernelError(
                 "EFBIG", "pwrite", f"the end {end:#x} is beyond the largest offset {MAX_OFFSET:#x}"
             )
+        may_write(inode, file, end)
         if end > inode.size:
             inode = attrs.evolve(inode, size=end)
             self.sys.journal.write(self.sys.inodes, inode.id, inode)
@@ -181,10 +190,10 @@ class Syscalls:
 
     def _new_inode(self, path: str, kind: str, size: int) -> Inode:
         ino = self.sys.new_id("inode")
-        dev = "00:01" if kind == "shmem" else "fe:00"
+        dev = {"shmem": "00:01", "ramfs": "00:2a"}.get(kind, "fe:00")
         inode = Inode(ino, path, kind, size, "", ino, dev)
         self.sys.journal.write(self.sys.inodes, ino, inode)
-        if kind == "shmem":
+        if kind in MEMORY_KINDS:
             self.sys.journal.write(self.sys.inode_refs, ino, 0)
         return inode
 
@@ -230,7 +239,8 @@ class Syscalls:
             elif flags & MAP_TYPE == MAP_SHARED_VALIDATE:
                 raise KernelError("EINVAL", "mmap", "MAP_SHARED_VALIDATE needs a file")
             address = do_mmap(self.mm, addr, length, prot, flags, backing, offset, self._shared_anonymous)
-            if flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE:
+            locked = (flags | self.mm.field("def_flags")) & VM_LOCKED  # MAP_LOCKED has its value
+            if locked or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE:
                 mm_populate(self.mm, address, length)
         except VmvizError as error:
             j.leave("mmap", error.errno if isinstance(error, KernelError) else None)
@@ -258,42 +268,14 @@ class Syscalls:
         j.leave("munmap", 0)
         return gather
 
-    def mprotect(self, addr: int, length: int, prot: int | str) -> MmuGather | None:
-        """Change the protection of a range (mprotect(2)); returns what was flushed, None for length 0."""
-        addr, length, prot = number(addr, "addr"), number(length, "length"), protection(prot)
-        with self._span("mprotect", ("addr", addr), ("length", length), ("prot", prot)):
-            return do_mprotect(self.mm, addr, length, prot)
-
-    def mremap(self, addr: int, old_len: int, new_len: int, flags: int = 0, new_addr: int = 0) -> int:
-        """Resize or move a mapping and return its address (mremap(2)); lengths in bytes."""
-        addr, new_addr, flags = number(addr, "addr"), number(new_addr, "new_addr"), number(flags, "flags")
-        old_len, new_len = number(old_len, "old_len"), number(new_len, "new_len")
-        fields = (("addr", addr), ("old_len", old_len), ("new_len", new_len), ("flags", flags))
-        with self._span("mremap", *fields, ("new_addr", new_addr)):
-            return do_mremap(self.mm, addr, old_len, new_len, flags, new_addr)
-
-    def madvise(self, addr: int, length: int, advice: int) -> int:
-        """Take advice on a range (madvise(2)); ``advice`` is an MADV_* value."""
-        addr, length, advice = number(addr, "addr"), number(length, "length"), number(advice, "advice")
-        with self._span("madvise", ("addr", addr), ("length", length), ("advice", advice)):
-            do_madvise(self.mm, addr, length, advice)
-        return 0
-
-    @contextmanager
-    def _span(self, func: str, *fields: tuple[str, Any]) -> Iterator[None]:
-        """A system call in the journal: entered, and left with 0 or its errno."""
-        j = self.sys.journal
-        j.enter(func, *fields)
-        try:
-            yield
-        except VmvizError as error:
-            j.leave(func, error.errno if isinstance(error, KernelError) else None)
-            raise
-        j.leave(func, 0)
-
     def brk(self, addr: int) -> int:
         """Move the program break; returns the resulting one, the old one on failure (brk(2))."""
-        return do_brk(self.mm, number(addr, "addr"))
+        old = self.mm.field("brk")
+        new = do_brk(self.mm, number(addr, "addr"))
+        start = (old + 4095) & -4096
+        if new > start and self.mm.field("def_flags") & VM_LOCKED:
+            mm_populate(self.mm, start, new - start)
+        return new
 
     def execve(self, path: str) -> int:
         """Run a program in this process (execve(2)); a path that does not exist is made a small program.
@@ -335,6 +317,26 @@ class Syscalls:
 
     def _access(self, addr: int, length: int, kind: str, data: bytes | int = 0x5A) -> Access:
         return access(self.mm, addr, length, kind, data)
+
+    def copy_from_user(self, addr: int, length: int) -> int:
+        """The kernel reads memory of the process; see `vmviz.kernel.mm.uaccess.write_to_pipe`."""
+        with self._span("copy_from_user", ("from", addr), ("n", length)):
+            return write_to_pipe(self.mm, addr, length)
+
+    def clear_user(self, addr: int, length: int) -> int:
+        """The kernel writes zeros to the process; see `vmviz.kernel.mm.uaccess.read_from_zero`."""
+        with self._span("clear_user", ("to", addr), ("n", length)):
+            return read_from_zero(self.mm, addr, length)
+
+    def process_vm_readv(self, addr: int, length: int) -> int:
+        """Pages are taken and read; see `vmviz.kernel.mm.uaccess.process_vm_readv`."""
+        with self._span("process_vm_readv", ("addr", addr), ("len", length)):
+            return process_vm_readv(self.mm, addr, length)
+
+    def clear_refs(self, kind: int) -> int:
+        """Write to /proc/self/clear_refs; see `vmviz.kernel.fs.proc.clear_refs`."""
+        clear_refs(self.mm, kind)
+        return 0
 
     def peek(self, addr: int, length: int) -> bytes:
         """The bytes at an address as far as pages are present, without touching them; unknown ones (of an
@@ -412,6 +414,11 @@ class Syscalls:
         func = "zap_special_vma_range" if self.sys.zap_contract == "special" else "zap_vma_ptes"
         address, size = number(address, "address"), number(size, "size")
         return zap_vma_ptes(self.mm, self.live_vma(vma), address, size, func)
+
+    def unmap_mapping_range(self, fd: int, start: int, length: int, even_cows: bool) -> int:
+        """Clear what maps bytes of a file; see `vmviz.kernel.mm.truncate.unmap_mapping_range`."""
+        file = self._file(fd, "unmap_mapping_range")
+        return unmap_mapping_range(self.sys, file.inode, start, length, even_cows)
 
     def remap_pfn_range(self, vma: Vma, addr: int, pfn: int, size: int) -> Vma:
         """Map consecutive frames; see `vmviz.kernel.mm.memory.pfn.remap_pfn_range`."""

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arch.x86 import _PAGE_PSE, _PAGE_RW, _PAGE_SPECIAL, pte_pfn, pte_present
+from .arch.x86 import _PAGE_PSE, _PAGE_RW, _PAGE_SPECIAL, is_swap_pte, pte_pfn, pte_present, swp_offset
+from .mm.filemap import MEMORY_KINDS
 from .mm.flags import VM_ACCOUNT, VM_MIXEDMAP, VM_PFNMAP, VM_WRITE
-from .mm.frames import PG_ANON, PG_HIDDEN, PG_SWAPBACKED, ZERO_PFN
+from .mm.frames import PG_ANON, PG_HIDDEN, PG_SWAPBACKED, PG_SWAPCACHE, ZERO_PFN
 from .mm.mm_types import Mm, stat_class
 from .mm.page_alloc import ANON, DRIVER, FILE, FREE, OTHER, RESERVED, TABLE, ZERO
 from .mm.rmap import anon_vma_record
+from .mm.swapfile import SWAP_HAS_CACHE
 from .mm.vma import Vma
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def verify(machine: Machine) -> list[str]:
         *_owners(machine),
         *_tlb(machine),
         *_commit(machine),
+        *_swap(machine),
     ]
 
 
@@ -249,10 +252,11 @@ def _owners(machine: Machine) -> Iterator[str]:
         return
     cached = {pfn: key for key, pfn in s.page_cache.data.items()}
     driver = set(s.driver_pages.data.values())
+    cached_swap = set(s.swap.slot_of.data)
     for pfn in np.flatnonzero(~free).tolist():
         state, refs, mapped = states[pfn], frames.refcount.flat[pfn], frames.mapcount.flat[pfn]
         owned, want = {
-            ANON: (mapped > 0, mapped),
+            ANON: (mapped > 0 or pfn in cached_swap, mapped + (pfn in cached_swap)),
             FILE: (pfn in cached, mapped + 1),
             TABLE: (arena.row_of.flat[pfn] > 0 and arena.pfn_of.flat[arena.row_of.flat[pfn] - 1] == pfn, 1),
             DRIVER: (pfn in driver or refs > 0, mapped + 1),
@@ -279,6 +283,35 @@ def _tlb(machine: Machine) -> Iterator[str]:
                 yield f"cpu {tlb.cpu}: the TLB still lets writes through at {vpn << 12:#x}"
 
 
+def _swap(machine: Machine) -> Iterator[str]:
+    """Each slot is named as often as it counts, and the swap cache holds the pages that say so."""
+    if _imported(machine):
+        return
+    s, want = machine.sys, Counter[int]()
+    for mm in machine.mms.values():
+        entries = [e for _, e in leaves(mm) if is_swap_pte(e)]
+        want.update(swp_offset(e) for e in entries)
+        if mm.counters.data["swap"] != len(entries):
+            yield f"mm {mm.id}: swap is {mm.counters.data['swap']}, its entries make {len(entries)}"
+    want.update(s.swap.shmem.data.values())
+    for slot in np.flatnonzero(s.swap.map.array).tolist():
+        if s.swap.count(slot) != want.pop(slot, 0):
+            yield f"swap slot {slot}: its count is {s.swap.count(slot)}, which is not how often it is named"
+        if bool(s.swap.map.flat[slot] & SWAP_HAS_CACHE) != (slot in s.swap.cache.data):
+            yield f"swap slot {slot}: the swap cache does not agree with the slot"
+    if want:
+        yield f"swap slots {sorted(want)[:4]} are named, but free"
+    if np.flatnonzero((s.swap.map.array == 0) & (s.swap.content.array != 0)).size:
+        yield "a free swap slot holds something"
+    if not s.swap.marked.data.keys() <= s.swap.cache.data.keys():
+        yield "a slot is marked as read ahead, but not in the swap cache"
+    if {pfn: slot for slot, pfn in s.swap.cache.data.items()} != s.swap.slot_of.data:
+        yield "the two sides of the swap cache differ"
+    marked = set(np.flatnonzero(s.frames.flags.array & PG_SWAPCACHE).tolist())
+    if marked != set(s.swap.slot_of.data):
+        yield f"frames {sorted(marked ^ set(s.swap.slot_of.data))[:4]}: swapcache is marked wrongly"
+
+
 def _commit(machine: Machine) -> Iterator[str]:
     """What is charged, and who uses each memory file."""
     if _imported(machine):
@@ -288,7 +321,7 @@ def _commit(machine: Machine) -> Iterator[str]:
         machine.fds.data.values()
     )
     inodes = Counter(s.files.get(f).inode for f in users)
-    want = {i: n for i, n in inodes.items() if s.inodes.get(i).kind == "shmem"}
+    want = {i: n for i, n in inodes.items() if s.inodes.get(i).kind in MEMORY_KINDS}
     if want != {i: n for i, n in s.inode_refs.data.items() if n}:
         yield f"memory files are used {s.inode_refs.data}, counted {want}"
     pages = sum(v.nr_pages for mm in machine.mms.values() for v in mm.vmas if v.vm_flags & VM_ACCOUNT)

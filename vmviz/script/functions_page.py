@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .functions import Result, Value
+from ..kernel.errors import KernelError
+from ..kernel.fs import proc
+from ..kernel.mm.flags import F_ADD_SEALS, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+from .functions import ArgumentError, Result, Value
 from .functions import _function as function
 from .functions import _number as number
 
@@ -30,3 +33,70 @@ function("status?", "exit, as strace prints it", "exit_group")(_exit)
 @function("", "take note of a child that has ended; its pid is returned")
 def wait(m: Machine) -> Result:
     return Result(m.wait())
+
+
+@function(
+    "fd mode offset len", "punch a hole: FALLOC_FL_PUNCH_HOLE|FALLOC_FL_KEEP_SIZE is the only mode here"
+)
+def fallocate(m: Machine, fd: Value, mode: Value, offset: Value, length: Value) -> Result:
+    if number(1, mode, "mode") != FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE:
+        raise ArgumentError(1, "only FALLOC_FL_PUNCH_HOLE|FALLOC_FL_KEEP_SIZE is simulated")
+    return Result(m.punch_hole(number(0, fd, "fd"), number(2, offset, "offset"), number(3, length, "len")))
+
+
+@function("fd cmd arg", "seal a file in memory: fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK|F_SEAL_GROW)")
+def fcntl(m: Machine, fd: Value, cmd: Value, arg: Value) -> Result:
+    if number(1, cmd, "cmd") != F_ADD_SEALS:
+        raise ArgumentError(1, "only F_ADD_SEALS is simulated")
+    return Result(m.add_seals(number(0, fd, "fd"), number(2, arg, "arg")))
+
+
+@function("fd start len even_cows", "a driver clears every mapping of a range of its file, in all processes")
+def unmap_mapping_range(m: Machine, fd: Value, start: Value, length: Value, even_cows: Value) -> Result:
+    numbers = [number(i, v, w) for i, (v, w) in enumerate(((fd, "fd"), (start, "start"), (length, "len")))]
+    cleared = m.unmap_mapping_range(
+        numbers[0], numbers[1], numbers[2], number(3, even_cows, "even_cows") != 0
+    )
+    return Result(0, fields={"ptes_cleared": cleared})
+
+
+@function("addr n", "the kernel reads memory of the process, as write(2) does; EFAULT instead of a signal")
+def copy_from_user(m: Machine, addr: Value, n: Value) -> Result:
+    return Result(m.copy_from_user(number(0, addr, "addr"), number(1, n, "n")))
+
+
+@function("addr n", "the kernel writes zeros to the process, as a read(2) of /dev/zero does")
+def clear_user(m: Machine, addr: Value, n: Value) -> Result:
+    return Result(m.clear_user(number(0, addr, "addr"), number(1, n, "n")))
+
+
+@function("addr len", "take pages by the hand, as process_vm_readv(2) does: not those of device mappings")
+def get_user_pages(m: Machine, addr: Value, length: Value) -> Result:
+    return Result(m.process_vm_readv(number(0, addr, "addr"), number(1, length, "len")))
+
+
+@function("kind", "write to /proc/self/clear_refs: 1 to 3 make pages old, 4 clears soft-dirty bits")
+def clear_refs(m: Machine, kind: Value) -> Result:
+    return Result(m.clear_refs(number(0, kind, "kind")))
+
+
+@function("addr", "the word of /proc/self/pagemap for the page of an address")
+def pagemap(m: Machine, addr: Value) -> Result:
+    return Result(proc.pagemap_entry(m.mm, number(0, addr, "addr")), address=True)
+
+
+def _frame(m: Machine, pfn: Value) -> int:
+    frame = number(0, pfn, "pfn")
+    if frame >> 40:
+        raise KernelError("EINVAL", "kpageflags", f"there is no frame {frame:#x}")
+    return frame
+
+
+@function("pfn", "the word of /proc/kpageflags for a frame")
+def kpageflags(m: Machine, pfn: Value) -> Result:
+    return Result(proc.kpageflags(m.sys, _frame(m, pfn)), address=True)
+
+
+@function("pfn", "how often a frame is mapped, as /proc/kpagecount tells")
+def kpagecount(m: Machine, pfn: Value) -> Result:
+    return Result(proc.kpagecount(m.sys, _frame(m, pfn)))

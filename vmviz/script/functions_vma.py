@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .functions import Result, Value
 from .functions import _function as function
 from .functions import _number as number
+from .functions import _text as text
 
 if TYPE_CHECKING:
     from ..kernel.machine import Machine
@@ -43,3 +44,62 @@ def madvise(m: Machine, addr: Value, length: Value, advice: Value) -> Result:
     return Result(
         m.madvise(number(0, addr, "addr"), number(1, length, "length"), number(2, advice, "advice"))
     )
+
+
+@function("addr length", "keep a range in memory: it is faulted in, and its pages become unevictable")
+def mlock(m: Machine, addr: Value, length: Value) -> Result:
+    return Result(m.mlock(number(0, addr, "addr"), number(1, length, "length")))
+
+
+@function("addr length flags", "mlock; with MLOCK_ONFAULT pages are locked only when they are touched")
+def mlock2(m: Machine, addr: Value, length: Value, flags: Value) -> Result:
+    return Result(m.mlock2(number(0, addr, "addr"), number(1, length, "length"), number(2, flags, "flags")))
+
+
+@function("addr length", "let the pages of a range be reclaimed again")
+def munlock(m: Machine, addr: Value, length: Value) -> Result:
+    return Result(m.munlock(number(0, addr, "addr"), number(1, length, "length")))
+
+
+@function("flags", "lock all that is mapped (MCL_CURRENT) and all that will be (MCL_FUTURE)")
+def mlockall(m: Machine, flags: Value) -> Result:
+    return Result(m.mlockall(number(0, flags, "flags")))
+
+
+@function("", "undo mlockall and every mlock")
+def munlockall(m: Machine) -> Result:
+    return Result(m.munlockall())
+
+
+@function("addr length vec?", "which pages of a range are in memory; the answer is told, not stored")
+def mincore(m: Machine, addr: Value, length: Value, _vec: Value = 0) -> Result:
+    vec = m.mincore(number(0, addr, "addr"), number(1, length, "length"))
+    return Result(0, fields={"vec": "".join(str(x) for x in vec)})
+
+
+@function("addr length flags", "write back what shared mappings of a range have changed")
+def msync(m: Machine, addr: Value, length: Value, flags: Value) -> Result:
+    return Result(m.msync(number(0, addr, "addr"), number(1, length, "length"), number(2, flags, "flags")))
+
+
+@function("addr size prot pgoff flags", "map other pages of a shared file in its place; prot must be 0")
+def remap_file_pages(m: Machine, addr: Value, size: Value, prot: Value, pgoff: Value, flags: Value) -> Result:
+    names = ("addr", "size", "prot", "pgoff", "flags")
+    values = (addr, size, prot, pgoff, flags)
+    numbers = [number(i, v, w) for i, (v, w) in enumerate(zip(values, names, strict=True))]
+    return Result(m.remap_file_pages(*numbers))
+
+
+@function("name bytes", 'set a limit of this process: "as", "data", "memlock" or "stack", as setrlimit does')
+def rlimit(m: Machine, name: Value, size: Value) -> Result:
+    return Result(m.rlimit(text(0, name), number(1, size, "bytes")))
+
+
+@function("name value", 'write a sysctl, such as "vm.overcommit_memory" or "vm.max_map_count"')
+def sysctl(m: Machine, name: Value, value: Value) -> Result:
+    return Result(m.sysctl(text(0, name), number(1, value, "value")))
+
+
+@function("", "give up CAP_IPC_LOCK: from now on RLIMIT_MEMLOCK holds")
+def dropcaps(m: Machine) -> Result:
+    return Result(m.dropcaps())

@@ -29,8 +29,8 @@ class Outcome:
     number.  ``verdict``
     is 0 or -1 for a zap under every contract.  ``why`` explains an error, a refusal, a signal, or a zap that
     did nothing.  ``data`` is what a load has read; of a long one it is ``page_bytes``, the first byte of each
-    page; both are None when what the pages hold is not known.  ``expected`` is None where no value was expected,
-    else whether it came.
+    page; both are None when what the pages hold is not known.  ``vec`` is mincore's answer, a digit per page.
+    ``expected`` is None where no value was expected, else whether it came.
     """
 
     i: int
@@ -51,6 +51,7 @@ class Outcome:
     touched: int | None = None
     data: bytes | None = None
     page_bytes: bytes | None = None
+    vec: str | None = None
     min_flt: int = 0
     maj_flt: int = 0
     why: str = ""
@@ -106,6 +107,8 @@ class Outcome:
             out["data"] = self.data.hex()
         if self.page_bytes is not None:
             out["page_bytes"] = self.page_bytes.hex()
+        if self.vec is not None:
+            out["vec"] = self.vec
         if self.func == "load" and self.ret == 0 and self.data is None and self.page_bytes is None:
             out["data"] = None
         if self.expected is not None:

@@ -146,6 +146,8 @@ def effects(outcome: Outcome) -> list[str]:
         out.append(f"read {_shown(outcome.data)}")
     if outcome.page_bytes:
         out.append(f"first bytes of the pages: {outcome.page_bytes.hex(' ')}")
+    if outcome.vec:
+        out.append(f"in memory: {outcome.vec[:64]}{'...' if len(outcome.vec) > 64 else ''}")
     if outcome.why:
         out.append(outcome.why)
     return out

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import attrs
 
 from ..errors import KernelError
-from ..mm.filemap import filemap_fault
+from ..mm.filemap import MEMORY_KINDS, filemap_fault
+from ..mm.flags import F_SEAL_FUTURE_WRITE, VM_MAYWRITE, VM_SHARED, VM_WRITE
 from ..mm.memory.do_fault import do_fault_page
 from ..mm.memory.fault import FaultContext
 from ..mm.mm_types import File, Inode, Mm, System, VmOperations
@@ -42,7 +43,12 @@ SHMEM_OPS = VmOperations("shmem_vm_ops", filemap_fault, explain="shmem makes a m
 def map_file(mm: Mm, vma: Vma) -> Vma:
     """The mmap method of regular and shmem files (`generic_file_mmap`, `shmem_mmap`)."""
     inode: Inode = mm.sys.inodes.get(mm.sys.files.get(vma.file).inode)
-    new = vma.replace(ops=SHMEM_OPS.name if inode.kind == "shmem" else FILE_OPS.name)
+    flags = vma.vm_flags
+    if inode.seals & F_SEAL_FUTURE_WRITE and flags & VM_SHARED:  # seal_check_future_write
+        if flags & VM_WRITE:
+            raise KernelError("EPERM", "mmap", f"{inode.path} is sealed against future writing")
+        flags &= ~VM_MAYWRITE
+    new = vma.replace(vm_flags=flags, ops=SHMEM_OPS.name if inode.kind == "shmem" else FILE_OPS.name)
     mm.set_vma(vma, new)
     return new
 
@@ -61,7 +67,7 @@ def add_driver(system: System, driver: Driver, *ops: VmOperations) -> Inode:
 def open_backing(system: System, file: File) -> Backing:
     """What an open file brings to a mapping."""
     inode: Inode = system.inodes.get(file.inode)
-    if inode.kind in ("reg", "shmem"):
+    if inode.kind in ("reg", *MEMORY_KINDS):
         return Backing(file, inode, map_file)
     driver = system.drivers.get(inode.device)
     return Backing(file, inode, driver.mmap if driver else None)

@@ -12,7 +12,15 @@ import attrs
 import numpy as np
 
 from ..arch.tlb import TLB_ENTRIES
-from ..arch.x86 import _PAGE_ACCESSED, _PAGE_DIRTY, _PAGE_NX, _PAGE_PRESENT, _PAGE_RW
+from ..arch.x86 import (
+    _PAGE_ACCESSED,
+    _PAGE_DIRTY,
+    _PAGE_NX,
+    _PAGE_PRESENT,
+    _PAGE_PROTNONE,
+    _PAGE_RW,
+    is_swap_pte,
+)
 from ..errors import CallerBugError, SignalRaised, UnknownContentsError
 from ..trace.bulk import Bulk, SetLane
 from .brk import expand_downwards
@@ -20,6 +28,7 @@ from .flags import VM_EXEC, VM_GROWSDOWN, VM_READ, VM_WRITE
 from .frames import Contents
 from .memory.fault import handle_missing
 from .memory.pfn import VM_FAULT_MAJOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV
+from .memory.swap import do_swap_page
 from .memory.wp import handle_write_protected
 from .memory.zap import pfns_of
 from .page_alloc import OutOfMemory
@@ -117,12 +126,12 @@ def _good_area(mm: Mm, at: int, kind: str) -> Vma:
     return vma
 
 
-MISSING, PROTECTED, FINE, NOEXEC = range(4)
+MISSING, PROTECTED, FINE, NOEXEC, SWAPPED = range(5)
 
 
 def _kind_of(entry: int, kind: str) -> int:
     if not entry & _PAGE_PRESENT:
-        return MISSING
+        return SWAPPED if is_swap_pte(entry) else MISSING
     if kind == WRITE and not entry & _PAGE_RW:
         return PROTECTED
     if kind == EXEC and entry & _PAGE_NX:
@@ -137,6 +146,8 @@ def _extent(values: Any, kind: str, first: int) -> int:
     present = (values & np.uint64(_PAGE_PRESENT)) != 0
     if first == MISSING:
         other = np.flatnonzero(values != 0)
+    elif first == SWAPPED:
+        other = np.flatnonzero((values == 0) | (values & np.uint64(_PAGE_PRESENT | _PAGE_PROTNONE) != 0))
     elif kind == WRITE:
         writable = (values & np.uint64(_PAGE_RW)) != 0
         other = np.flatnonzero(~(present & (writable == (first == FINE))))
@@ -176,7 +187,9 @@ def _fault(mm: Mm, vma: Vma, at: int, va: int, slot: int, n: int, write: bool, k
     j.event("page_fault_user", ("address", at), ("error_code", code))
     j.enter("handle_mm_fault", ("address", at), ("vma", vma.start))
     try:
-        if kind == PROTECTED:
+        if kind == SWAPPED:
+            ret = do_swap_page(mm, vma, va, slot, n, write)
+        elif kind == PROTECTED:
             ret = handle_write_protected(mm, vma, va, slot, n)
         else:
             ret = handle_missing(mm, vma, va, n, write)
@@ -185,7 +198,7 @@ def _fault(mm: Mm, vma: Vma, at: int, va: int, slot: int, n: int, write: bool, k
         j.leave("exc_page_fault")
         raise
     j.leave("handle_mm_fault", ret)
-    if not ret & (VM_FAULT_SIGBUS | VM_FAULT_SIGSEGV | VM_FAULT_OOM):
+    if kind != SWAPPED and not ret & (VM_FAULT_SIGBUS | VM_FAULT_SIGSEGV | VM_FAULT_OOM):
         major = bool(ret & VM_FAULT_MAJOR)
         ops = mm.sys.ops_of(vma)
         single = kind == MISSING and ops is not None and not ops.per_page

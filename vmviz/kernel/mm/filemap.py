@@ -9,17 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..trace.store import Keyed
-from .frames import PG_DIRTY, PG_LRU, PG_SWAPBACKED, PG_UPTODATE
+from .frames import PG_DIRTY, PG_LRU, PG_SWAPBACKED, PG_UNEVICTABLE, PG_UPTODATE
 from .memory.do_fault import do_fault_page, set_file_pte
 from .memory.fault import FaultContext
 from .memory.pfn import VM_FAULT_MAJOR
 from .page_alloc import FILE, OutOfMemory
+from .swapfile import shmem_slot_dropped
 
 if TYPE_CHECKING:
     from .mm_types import Inode, System
 
 FILE_FLAGS = PG_UPTODATE | PG_LRU
 SHMEM_FLAGS = PG_UPTODATE | PG_LRU | PG_SWAPBACKED
+RAMFS_FLAGS = PG_UPTODATE | PG_LRU | PG_UNEVICTABLE
+MEMORY_KINDS = ("shmem", "ramfs")
+"""Files whose pages are nowhere else: they live as long as somebody uses the file."""
 FAULT_AROUND_PAGES = 16
 READ_AROUND_PAGES = 32
 
@@ -55,6 +59,8 @@ def put_inode(system: System, file_id: int) -> None:
     for key, pfn in sorted(item for item in system.page_cache.data.items() if item[0][0] == inode.id):
         j.write(system.page_cache, key, None)
         system.frames.put_page(pfn)
+    for key in sorted(k for k in system.swap.shmem.data if k[0] == inode.id):
+        shmem_slot_dropped(system, key)
     j.leave("shmem_evict_inode")
 
 
@@ -62,9 +68,13 @@ def add_to_page_cache(system: System, inode: Inode, index: int) -> int:
     """Allocate a page for ``(inode, index)`` and put it into the cache, which holds its reference; returns
     the pfn.
     """
-    flags = SHMEM_FLAGS if inode.kind == "shmem" else FILE_FLAGS
+    flags = {"shmem": SHMEM_FLAGS, "ramfs": RAMFS_FLAGS}.get(inode.kind, FILE_FLAGS)
     content = system.disk.get((inode.id, index)) or 0
+    slot = system.swap.shmem.get((inode.id, index))
+    if slot is not None:
+        content, flags = system.swap.content.flat[slot], flags | PG_DIRTY
     pfn = system.frames.alloc_page(FILE, flags, inode.id, index, content, 0)
+    shmem_slot_dropped(system, (inode.id, index))  # shmem_swapin_folio: what was read is in the slot no more
     system.journal.write(system.page_cache, (inode.id, index), pfn)
     system.journal.event("mm_filemap_add_to_page_cache", ("pfn", pfn), ("index", index))
     return pfn
@@ -90,7 +100,10 @@ def _get_page(system: System, inode: Inode, index: int) -> tuple[int, int]:
     if pfn is not None:
         return pfn, 0
     if inode.kind == "shmem":
-        return add_to_page_cache(system, inode, index), 0
+        major = VM_FAULT_MAJOR if (inode.id, index) in system.swap.shmem.data else 0
+        return add_to_page_cache(system, inode, index), major
+    if inode.kind == "ramfs":  # no device is read, and nothing read ahead
+        return add_to_page_cache(system, inode, index), VM_FAULT_MAJOR
     first = max(0, index - READ_AROUND_PAGES // 2)
     last = min((inode.size + 4095) >> 12, first + READ_AROUND_PAGES)
     system.journal.enter("page_cache_ra_order", ("index", first), ("nr_pages", last - first))
@@ -155,7 +168,7 @@ def _fault_around(ctx: FaultContext, inode: Inode) -> bool:
         base = arena.ensure(mm.pgd, low, mm.counters)
         for i, pfn in cached:
             if not arena.flat[base + i]:
-                set_file_pte(mm, base + i, pfn, vma.page_prot)
+                set_file_pte(mm, vma, base + i, pfn, vma.page_prot)
     finally:
         mm.sys.journal.leave("do_fault_around")
     return arena.flat[base + ((ctx.address - low) >> 12)] != 0

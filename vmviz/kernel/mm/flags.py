@@ -128,6 +128,17 @@ MCL_CURRENT: Final = 1
 MCL_FUTURE: Final = 2
 MCL_ONFAULT: Final = 4
 
+# Seals of files in memory, from include/uapi/linux/fcntl.h.
+F_SEAL_SEAL: Final = 0x1
+F_SEAL_SHRINK: Final = 0x2
+F_SEAL_GROW: Final = 0x4
+F_SEAL_WRITE: Final = 0x8
+F_SEAL_FUTURE_WRITE: Final = 0x10
+F_ADD_SEALS: Final = 1033
+F_GET_SEALS: Final = 1034
+FALLOC_FL_KEEP_SIZE: Final = 0x1
+FALLOC_FL_PUNCH_HOLE: Final = 0x2
+
 # advice of madvise
 MADV_NORMAL: Final = 0
 MADV_RANDOM: Final = 1

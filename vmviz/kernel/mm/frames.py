@@ -216,6 +216,7 @@ class Frames:
         self.mapping = Column("frame.mapping", nr_frames, np.uint32)
         self.index = Column("frame.index", nr_frames, np.uint64)
         self.content = ContentColumn("frame.content", nr_frames, self.contents)
+        self.mlock_count = Column("frame.mlock_count", nr_frames, np.int32)
         self.regions: list[DeviceRegion] = []
         self.own_pfns, self.hidden_why = range(0), ""
         self.others_unknown = False
@@ -227,6 +228,7 @@ class Frames:
             self.mapping,
             self.index,
             self.content,
+            self.mlock_count,
         ):
             journal.register(store)
         self._set_reserved()
@@ -304,6 +306,8 @@ class Frames:
         """Give a frame back to the buddy allocator (`free_unref_page`)."""
         j = self.journal
         j.event("mm_page_free", ("pfn", pfn), ("order", 0))
+        if self.mlock_count.flat[pfn]:
+            j.write(self.mlock_count, pfn, 0)
         j.write(self, pfn, (FREE, 0, 0, 0, 0, 0, 0))
 
     def put_page(self, pfn: int) -> bool:

@@ -1,7 +1,7 @@
 """Advice on ranges of memory: checks and walk (models do_madvise and madvise_walk_vmas of mm/madvise.c).
 
-What an advice does is in a table: `madvise_flags` has those that change a VMA's flags; modules with others
-add theirs to `VMA_ADVICE` (called for each VMA of the range) or `RANGE_ADVICE` (called once).
+What an advice does is in a table: `madvise_flags` has those that change a VMA's flags, `madvise_pages` those
+about pages.  `VMA_ADVICE` is called for each VMA of the range, `RANGE_ADVICE` once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from ..errors import KernelError, UnsupportedError
 from . import flags as _flags
 from .madvise_flags import FLAG_ADVICE
+from .madvise_pages import PAGE_ADVICE
 from .mm_types import Mm
 from .vma import Vma
 
@@ -20,7 +21,7 @@ VmaAdvice = Callable[[Mm, Vma, int, int, int], None]
 RangeAdvice = Callable[[Mm, int, int, int], None]
 """Advice on a whole range, holes included: (mm, start, end, advice), bytes; raises `KernelError`."""
 
-VMA_ADVICE: dict[int, VmaAdvice] = dict(FLAG_ADVICE)
+VMA_ADVICE: dict[int, VmaAdvice] = {**FLAG_ADVICE, **PAGE_ADVICE}
 RANGE_ADVICE: dict[int, RangeAdvice] = {}
 
 _LATER = {_flags.MADV_GUARD_INSTALL, _flags.MADV_GUARD_REMOVE}

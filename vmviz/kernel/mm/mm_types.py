@@ -7,7 +7,7 @@ changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -59,8 +59,8 @@ class File:
 
 @attrs.frozen
 class Inode:
-    """What is behind a file: ``kind`` is "reg", "shmem", "chr" or "dir"; ``size`` in bytes; ``device`` names
-    the driver.
+    """What is behind a file: ``kind`` is "reg", "shmem", "ramfs", "chr" or "dir"; ``size`` in bytes;
+    ``device`` names the driver; ``seals`` are the F_SEAL_* bits of a file in memory.
     """
 
     id: int
@@ -70,6 +70,7 @@ class Inode:
     device: str = ""
     number: int = 0
     dev: str = "00:00"
+    seals: int = 0
 
 
 @attrs.frozen
@@ -99,6 +100,7 @@ class System:
     """What the whole machine shares.  ``kernel`` and ``zap_contract`` are the dials of DESIGN.md section 4;
     ``cap_sys_rawio``: the process may map below ``mmap_min_addr`` (bytes), as root may;
     ``cap_ipc_lock``: it may lock without limit; ``cap_sys_admin``: root's reserve is open to it.
+    ``mms`` tells the address spaces that live.
     ``totalram_pages`` (0: all frames) and ``total_swap_pages`` are what overcommitting goes by."""
 
     journal: Journal
@@ -129,6 +131,7 @@ class System:
         default=attrs.Factory(lambda self: SwapArea(self.frames.contents), takes_self=True)
     )
     vm_ops: dict[str, VmOperations] = attrs.field(factory=dict)
+    mms: Callable[[], Iterable[Mm]] = tuple
     drivers: dict[str, Any] = attrs.field(factory=dict)
 
     def new_id(self, kind: str) -> int:

@@ -11,8 +11,9 @@ import attrs
 
 from ..arch.x86 import _PAGE_CHG_MASK, vm_get_page_prot
 from ..errors import CallerBugError, KernelError
-from .filemap import get_inode, put_inode
+from .filemap import MEMORY_KINDS, get_inode, put_inode
 from .flags import (
+    F_SEAL_WRITE,
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
@@ -153,7 +154,7 @@ def do_mmap(
 
 def _check_reach(backing: Backing, pgoff: int, size: int) -> None:
     """EOVERFLOW when the mapping ends behind what the file's kind can address (`file_mmap_ok`)."""
-    limit = (1 << 63) - 1 if backing.inode.kind in ("reg", "shmem") else TOP - 1
+    limit = (1 << 63) - 1 if backing.inode.kind in ("reg", *MEMORY_KINDS) else TOP - 1
     if size > limit or pgoff > (limit - size) >> 12:
         _fail("EOVERFLOW", f"the mapping ends behind the largest offset of {backing.file.path}")
 
@@ -233,6 +234,8 @@ def mmap_region(
     end = addr + size
     j.enter("mmap_region", ("addr", addr), ("len", size), ("vm_flags", vm_flags))
     try:
+        if backing is not None and vm_flags & VM_SHARED and backing.inode.seals & F_SEAL_WRITE:
+            _fail("EPERM", f"{backing.file.path} is sealed against writing: no shared mapping can write")
         _make_room(mm, addr, size, vm_flags, backing is None and shmem_setup is not None)
     except KernelError as error:
         j.leave("mmap_region", error.errno)

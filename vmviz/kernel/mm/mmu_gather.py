@@ -107,7 +107,9 @@ def _pa(pfns: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 def free_lanes(frames: Any, pfns: NDArray[np.int64]) -> tuple[Lane, ...]:
     """The lanes that give frames with one reference back to the allocator."""
-    columns = (frames.refcount, frames.flags, frames.mapping, frames.index, frames.content)
+    columns = [frames.refcount, frames.flags, frames.mapping, frames.index, frames.content]
+    if frames.mlock_count.array[pfns].any():
+        columns.append(frames.mlock_count)
     lanes: list[Lane] = [SetLane(c, pfns, c.array[pfns], 0) for c in columns]
     lanes.append(SetLane(frames.states, pfns, frames.states.array[pfns], FREE))
     return tuple(lanes)

@@ -44,12 +44,14 @@ class SwapArea:
         self.content = ContentColumn("swap.content", nr_pages, contents)
         self.cache = Keyed("swap.cache")
         self.slot_of = Keyed("swap.slot_of")
+        self.shmem = Keyed("swap.shmem")  # (inode, index) -> slot of a shmem page
+        self.marked = Keyed("swap.marked")  # slots whose cached page a look-ahead has brought (PG_readahead)
         self.readahead = Keyed("swap.readahead")  # (mm id, VMA start) -> what swap_readahead_info keeps
 
     @property
     def stores(self) -> tuple[Any, ...]:
         """What the journal must know."""
-        return self.map, self.content, self.cache, self.slot_of, self.readahead
+        return self.map, self.content, self.cache, self.slot_of, self.shmem, self.marked, self.readahead
 
     def count(self, slot: int) -> int:
         """How many entries name a slot (`__swap_count`)."""
@@ -105,6 +107,8 @@ def delete_from_swap_cache(system: System, pfn: int) -> None:
     j, area, frames = system.journal, system.swap, system.frames
     slot = area.slot_of.get(pfn)
     j.write(area.cache, slot, None)
+    if area.marked.get(slot):
+        j.write(area.marked, slot, None)
     j.write(area.slot_of, pfn, None)
     j.write(frames.flags, pfn, frames.flags.flat[pfn] & ~PG_SWAPCACHE)
     j.write(area.map, slot, area.map.flat[slot] & ~SWAP_HAS_CACHE)
@@ -131,6 +135,31 @@ def free_swap_cache(system: System, pfn: int) -> None:
     """`folio_free_swap` for a page that nobody maps any more (mm/swap_state.c)."""
     if not system.frames.mapcount.flat[pfn] and system.swap.slot_of.get(pfn) is not None:
         folio_free_swap(system, pfn)
+
+
+def swap_out_shmem(system: System, key: tuple[int, int], pfn: int) -> None:
+    """A dirty shmem page leaves the page cache for a slot (`shmem_writepage`); it stays when swap is full.
+
+    ``key`` is its inode and index.  A fault finds it again, reading the slot back.
+    """
+    j, area, frames = system.journal, system.swap, system.frames
+    free = area.free_slots(1)
+    if not len(free):
+        return
+    slot = int(free[0])
+    j.write(area.map, slot, 1)
+    j.write(area.content, slot, frames.content.flat[pfn])
+    j.write(area.shmem, key, slot)
+    j.write(system.page_cache, key, None)
+    frames.put_page(pfn)
+
+
+def shmem_slot_dropped(system: System, key: tuple[int, int]) -> None:
+    """Forget the slot of a shmem page, if it is in one (`shmem_free_swap`)."""
+    slot = system.swap.shmem.get(key)
+    if slot is not None:
+        system.journal.write(system.swap.shmem, key, None)
+        swap_free(system, slot)
 
 
 def swap_free(system: System, slot: int) -> None:

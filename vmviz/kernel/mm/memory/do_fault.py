@@ -12,9 +12,11 @@ from collections.abc import Callable
 from ...arch.x86 import _PAGE_RW
 from ..flags import VM_SHARED, VM_WRITE
 from ..frames import PG_DIRTY
+from ..mlock_pages import mlock_vma_pages
 from ..mm_types import Mm
 from ..page_alloc import ANON, OutOfMemory
 from ..rmap import anon_vma_prepare
+from ..vma import Vma
 from .fault import ANON_FLAGS, MKDIRTY, FaultContext, file_counter
 from .pfn import VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_SIGBUS
 
@@ -52,13 +54,14 @@ def do_fault_page(ctx: FaultContext, find: FindPage, around: Callable[[], bool] 
     return ret
 
 
-def set_file_pte(mm: Mm, slot: int, pfn: int, prot: int) -> None:
+def set_file_pte(mm: Mm, vma: Vma, slot: int, pfn: int, prot: int) -> None:
     """One entry for a page of a file, with its reference, mapcount and rss (`do_set_pte`)."""
     j, frames = mm.sys.journal, mm.sys.frames
     j.add(frames.refcount, pfn, 1)
     j.add(frames.mapcount, pfn, 1)
     j.add(mm.counters, file_counter(frames, pfn), 1)
     j.write(mm.sys.arena, slot, (pfn << 12) | prot)
+    mlock_vma_pages(mm, vma, [pfn])
 
 
 def _map(ctx: FaultContext, pfn: int) -> None:
@@ -70,7 +73,7 @@ def _map(ctx: FaultContext, pfn: int) -> None:
     prot = vma.page_prot
     if ctx.write:
         prot |= MKDIRTY | (_PAGE_RW if vma.vm_flags & VM_WRITE else 0)
-    set_file_pte(mm, slot, pfn, prot)
+    set_file_pte(mm, vma, slot, pfn, prot)
     flags = mm.sys.frames.flags
     if ctx.write and not flags.flat[pfn] & PG_DIRTY:
         mm.sys.journal.write(flags, pfn, flags.flat[pfn] | PG_DIRTY)
@@ -85,3 +88,4 @@ def _cow(ctx: FaultContext, anon_vma: int, source: int) -> None:
     j.add(mm.counters, "anon", 1)
     writable = _PAGE_RW if ctx.vma.vm_flags & VM_WRITE else 0
     j.write(mm.sys.arena, slot, (pfn << 12) | ctx.vma.page_prot | MKDIRTY | writable)
+    mlock_vma_pages(mm, ctx.vma, [pfn])

@@ -31,6 +31,7 @@ from ..frames import (
     ZERO_PFN,
     Frames,
 )
+from ..mlock_pages import mlock_vma_pages
 from ..page_alloc import ANON, OutOfMemory
 from ..rmap import anon_vma_prepare
 from .pfn import VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_SIGBUS, vmf_insert_pfn
@@ -129,6 +130,7 @@ def _map_anon(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> None:
         pfn = frames.alloc_page(ANON, ANON_FLAGS, vma.anon_vma, index, 0, 1)
         j.add(mm.counters, "anon", 1)
         j.write(mm.sys.arena, slot, (pfn << 12) | prot)
+        mlock_vma_pages(mm, vma, [pfn])
         return
     n = min(n, max(1, frames.states.buddy.nr_free()))
     pfns = frames.alloc_range(n)
@@ -138,6 +140,7 @@ def _map_anon(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> None:
         SetLane(mm.sys.arena, slice(slot, slot + n), 0, entries_of(pfns, prot)),
     ]
     j.bulk(Bulk("alloc_zeroed_user_highpage_movable", n, tuple(lanes), address=address))
+    mlock_vma_pages(mm, vma, pfns)
 
 
 def entries_of(pfns: NDArray[np.int64], prot: int) -> NDArray[np.uint64]:

@@ -12,7 +12,9 @@ import numpy as np
 
 from ...arch.x86 import (
     _PAGE_PCD,
+    _PAGE_PRESENT,
     _PAGE_SPECIAL,
+    PTE_PFN_MASK,
     mk_pte,
     pte_pfn,
 )
@@ -110,7 +112,10 @@ def _remap_range(mm: Mm, addr: int, end: int, pfn: int, prot: int, func: str) ->
         raise KernelError("ENOMEM", func, str(error)) from None
     for slot, n, first, cuts in _joined(pending):
         pfns = np.arange(n, dtype=np.int64) + (pfn + ((first - addr) >> 12))
-        new = (pfns.astype(np.uint64) << np.uint64(12)) | np.uint64(prot)
+        frames_part = (pfns.astype(np.uint64) << np.uint64(12)) & np.uint64(PTE_PFN_MASK)
+        if not prot & _PAGE_PRESENT:  # a PROT_NONE entry holds its frame inverted, as mk_pte has it
+            frames_part ^= np.uint64(PTE_PFN_MASK)
+        new = frames_part | np.uint64(prot)
         lanes: list[Lane] = [SetLane(arena, slice(slot, slot + n), 0, new), *device_lanes(frames, pfns, 1)]
         mm.sys.journal.bulk(Bulk("remap_pte_range", n, tuple(lanes), address=first, cuts=cuts))
 

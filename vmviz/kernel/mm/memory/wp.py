@@ -16,6 +16,7 @@ from ...arch.x86 import _PAGE_ACCESSED, _PAGE_RW, _PAGE_SOFT_DIRTY, _PAGE_SPECIA
 from ...trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
 from ..flags import VM_SHARED
 from ..frames import PG_ANON, PG_DIRTY, PG_EXCLUSIVE, PG_SWAPBACKED, PG_SWAPCACHE, Frames
+from ..mlock_pages import mlock_vma_pages, munlock_vma_pages
 from ..mmu_gather import flush_tlb
 from ..page_alloc import ANON, OutOfMemory
 from ..rmap import anon_vma_prepare
@@ -151,6 +152,7 @@ def _wp_copy_raw(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> None:
         *device_lanes(frames, pfns_of(old), -1),
     ]
     j.bulk(Bulk("wp_page_copy", n, tuple(lanes), address=address))
+    mlock_vma_pages(mm, vma, pfns)
     # Each copy flushes its own page (ptep_clear_flush): a long run is many single flushes, never a full one.
     flush_tlb(mm, TlbFlush("pages", address, address + (n << 12), n))
     j.leave("wp_page_copy", 0)
@@ -168,13 +170,18 @@ def _wp_copy_page(mm: Mm, vma: Vma, address: int, slot: int, n: int, unshare: bo
     safe = (frames.refcount.array[sources] > 1) & (flags & PG_SWAPCACHE == 0) & (kinds == kinds[0])
     stop = np.flatnonzero(~safe)
     m = int(stop[0]) if len(stop) else n
-    if m > 1 and len(np.unique(sources[:m])) == m:
+    if m > 1 and _distinct(sources[:m]):
         _copy_run(mm, vma, address, slot, sources[:m], unshare)
         done = m
     else:
         done = 0
     for i in range(done, n):
         _copy_one(mm, vma, address + (i << 12), slot + i, unshare)
+
+
+def _distinct(pfns: NDArray[np.int64]) -> bool:
+    """Whether no frame comes twice; frames in rising order, the common case, need no sorting."""
+    return bool((np.diff(pfns) > 0).all()) or len(np.unique(pfns)) == len(pfns)
 
 
 def _copy_entry(vma: Vma, old: Any, unshare: bool) -> Any:
@@ -202,7 +209,9 @@ def _copy_run(mm: Mm, vma: Vma, address: int, slot: int, sources: NDArray[np.int
     if not flags_of(frames, int(sources[0])) & PG_ANON:
         counter = file_counter(frames, int(sources[0]))
         lanes += [CountLane(mm.counters, counter, -1), CountLane(mm.counters, "anon", 1)]
+    munlock_vma_pages(mm, vma, sources)
     j.bulk(Bulk("wp_page_copy", n, tuple(lanes), address=address))
+    mlock_vma_pages(mm, vma, pfns)
     flush_tlb(mm, TlbFlush("pages", address, address + (n << 12), n))
     j.leave("wp_page_copy", 0)
 
@@ -227,8 +236,24 @@ def _copy_one(mm: Mm, vma: Vma, va: int, slot: int, unshare: bool) -> None:
         j.add(mm.counters, file_counter(frames, source), -1)
         j.add(mm.counters, "anon", 1)
     j.write(arena, slot, (pfn << 12) | _copy_entry(vma, old, unshare))
+    mlock_vma_pages(mm, vma, [pfn])
     flush_tlb(mm, TlbFlush.of(va, va + 4096))
+    munlock_vma_pages(mm, vma, [source])
     j.add(frames.mapcount, source, -1)
     free_swap_cache(mm.sys, source)
     frames.put_page(source)
     j.leave("wp_page_copy", 0)
+
+
+def handle_unshare(mm: Mm, vma: Vma, address: int, slot: int) -> None:
+    """Make a shared private page the process's own without making it writable (FAULT_FLAG_UNSHARE), for one
+    who wants to hold on to it.
+    """
+    values = mm.sys.arena.entries[slot : slot + 1]
+    j = mm.sys.journal
+    j.enter("do_wp_page", ("address", address), ("nr_pages", 1))
+    if wp_kinds(mm, vma, values)[0] == REUSE:
+        _wp_page_reuse(mm, vma, address, slot, 1, True)
+    else:
+        _wp_copy_page(mm, anon_vma_prepare(mm, vma), address, slot, 1, True)
+    j.leave("do_wp_page", 0)

@@ -18,6 +18,7 @@ from ...errors import CheckResult, LegalRange, Refusal
 from ...trace.bulk import AddLane, Bulk, CountLane, Lane, Ramp, SetLane
 from ..flags import VM_MIXEDMAP, VM_PAT, VM_PFNMAP
 from ..frames import PG_ANON, PG_DIRTY, PG_SWAPBACKED, Frames
+from ..mlock_pages import munlock_before_zap
 from ..mm_types import Mm
 from ..mmu_gather import MmuGather
 from ..swapfile import slots_dropped, user_lanes
@@ -219,7 +220,9 @@ def why_nothing(mm: Mm, vma: Vma, address: int, size: int) -> str:
     return "the entries were empty already; a driver without a fault handler never fills them again"
 
 
-def zap_page_range_single(mm: Mm, vma: Vma, address: int, size: int) -> tuple[MmuGather, int, int]:
+def zap_page_range_single(
+    mm: Mm, vma: Vma, address: int, size: int, even_cows: bool = True
+) -> tuple[MmuGather, int, int]:
     """Clear the entries of a range of one VMA (mm/memory.c); returns the gather and the cleared and unknown
     pages.
     """
@@ -227,7 +230,7 @@ def zap_page_range_single(mm: Mm, vma: Vma, address: int, size: int) -> tuple[Mm
     j.enter("zap_page_range_single", ("vma", vma.start), ("address", address), ("size", size))
     gather = MmuGather(mm)
     update_hiwater_rss(mm)
-    cleared, unknown = unmap_single_vma(mm, vma, address, (address + size) & WRAP, gather)
+    cleared, unknown = unmap_single_vma(mm, vma, address, (address + size) & WRAP, gather, even_cows)
     gather.finish()
     j.leave("zap_page_range_single")
     return gather, cleared, unknown
@@ -287,6 +290,7 @@ def unmap_page_range(
         # The loop begins at the entry of the page that holds start and takes one entry for every 4096 bytes:
         # an odd range with equal offsets at both ends leaves its last, partial page alone.
         start, end = start & -4096, end & -4096
+    munlock_before_zap(mm, vma, start, end, even_cows)
     for slot, n, address, cuts in mm.sys.arena.runs(mm.pgd, start, end):
         cleared += zap_pte_range(mm, slot, n, address, cuts, gather, even_cows)
     if vma.vm_flags & (VM_PFNMAP | VM_MIXEDMAP):

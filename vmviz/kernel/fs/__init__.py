@@ -1,0 +1,1 @@
+"""What /proc tells of memory, as the real files read."""

@@ -1,0 +1,59 @@
+"""Which pages of a range are in memory (models mm/mincore.c)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..arch.x86 import _PAGE_PRESENT, _PAGE_PROTNONE
+from ..errors import KernelError
+from .filemap import inode_of
+from .flags import VM_PFNMAP
+from .mm_types import Mm
+from .vma import Vma
+
+
+def do_mincore(mm: Mm, start: int, length: int) -> bytes:
+    """One byte per page of ``[start, start + length)`` (bytes; mincore(2)): bit 0, whether it is resident.
+
+    Errors in the kernel's order: EINVAL (unaligned), ENOMEM (beyond user space; a hole).  A mapped entry
+    counts as resident, an empty one if its page of the file is cached; VM_PFNMAP mappings are looked up in
+    the file's page cache only, where a device has nothing.  Simplified: the process may write every file
+    that it maps.  A swapped out page is resident while the swap cache has it.
+    """
+    if start & 4095:
+        raise KernelError("EINVAL", "mincore", f"address {start:#x} is not page aligned")
+    if start + length > mm.task_size:
+        raise KernelError("ENOMEM", "mincore", "the range ends above the user address space")
+    out, at = bytearray(), start
+    end = start + ((length + 4095) & -4096)
+    while at < end:
+        vma = mm.vma_at(at)
+        if vma is None:
+            raise KernelError("ENOMEM", "mincore", f"nothing is mapped at {at:#x}")
+        stop = min(vma.end, end)
+        out += _resident(mm, vma, at, stop).tobytes()
+        at = stop
+    return bytes(out)
+
+
+def _resident(mm: Mm, vma: Vma, start: int, end: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    out = np.zeros((end - start) >> 12, np.uint8)
+    if vma.file:
+        inode = inode_of(mm.sys, vma.file).id
+        first = vma.pgoff + ((start - vma.start) >> 12)
+        cache = mm.sys.page_cache.data
+        out[:] = [(inode, first + i) in cache for i in range(len(out))]
+    if not vma.vm_flags & VM_PFNMAP:
+        arena = mm.sys.arena
+        for slot, n, va in arena.segments(mm.pgd, start, end):
+            entries = arena.entries[slot : slot + n]
+            at = (va - start) >> 12
+            swapped = np.flatnonzero(
+                (entries != 0) & (entries & np.uint64(_PAGE_PRESENT | _PAGE_PROTNONE) == 0)
+            )
+            out[at : at + n] = np.where(
+                entries == 0, out[at : at + n], (entries & np.uint64(_PAGE_PRESENT | _PAGE_PROTNONE)) != 0
+            )
+            slots = mm.sys.swap.offsets_of(entries[swapped]).tolist()
+            out[at + swapped] = [slot in mm.sys.swap.cache.data for slot in slots]
+    return out

@@ -5,6 +5,7 @@ nothing else.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
@@ -13,7 +14,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from vmviz.kernel import KernelError, Machine, SignalRaised
-from vmviz.kernel.mm.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED
+from vmviz.kernel.mm.flags import (
+    MADV_DONTFORK,
+    MADV_NORMAL,
+    MADV_RANDOM,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MREMAP_FIXED,
+    MREMAP_MAYMOVE,
+)
 from vmviz.kernel.trace.bulk import Bulk
 from vmviz.kernel.verify import leaves, verify, verify_counts
 
@@ -26,7 +37,17 @@ DEVICES = {
     "page": ("/dev/page", 1024, 0),
     "mixed": ("/dev/mixed", 1024, 0),
 }
+ADVICE = [MADV_NORMAL, MADV_RANDOM, MADV_DONTFORK]
 KINDS = ["anon", "shm", *DEVICES]
+
+
+def errno_of(call: Callable[..., object], *args: object) -> str:
+    """The errno that a call raises, "" when it succeeds."""
+    try:
+        call(*args)
+    except KernelError as error:
+        return error.errno
+    return ""
 
 
 class Model:
@@ -39,12 +60,14 @@ class Model:
             int, tuple[str, bool, bool, Any, int]
         ] = {}  # kind, writable, private, object, index
         self.present: dict[int, str] = {}  # zero, anon, raw, page
+        self.locked: set[int] = set()
         self.own: dict[int, int] = {}  # the first byte of a private page
         self.shared: dict[tuple[Any, int], int] = {}  # the first byte of a page of an object
 
     def unmap(self, first: int, n: int) -> None:
         for page in range(first, first + n):
             self.mapped.pop(page, None)
+            self.locked.discard(page)
         self.clear(first, n)
 
     def clear(self, first: int, n: int) -> None:
@@ -86,6 +109,15 @@ class Model:
         if write is not None:
             self.shared[obj, index] = write
         return ""
+
+    def populate(self, page: int) -> None:
+        """What faulting in does: a read, or for a private writable page a write of what it holds."""
+        _, writable, private, _, _ = self.mapped[page]
+        if page not in self.present:
+            assert self.touch(page, None) == ""
+        if private and writable:
+            self.own[page] = self.byte(page)
+            self.present[page] = "anon"
 
     def pfn(self, page: int) -> int:
         kind, _, _, _, index = self.mapped[page]
@@ -207,6 +239,65 @@ class MachineStates(RuleBasedStateMachine):
             return
         assert (result.ret, result.ptes_cleared) == (0, len(inside))
         self.model.clear(address >> 12, n)
+
+    def _until_hole(self, first: int, n: int) -> int:
+        return next((i for i in range(n) if first + i not in self.model.mapped), n)
+
+    @rule(r=ranges, skip=st.integers(-2, 12), n=st.integers(1, 40), writable=st.booleans())
+    def mprotect(self, r: tuple[int, int], skip: int, n: int, writable: bool) -> None:
+        first = r[0] + skip
+        done = self._until_hole(first, n)
+        errno = errno_of(self.m.mprotect, first << 12, n << 12, "rw" if writable else "r")
+        assert errno == ("ENOMEM" if done < n else "")
+        for page in range(first, first + done):
+            kind, before, private, obj, index = self.model.mapped[page]
+            self.model.mapped[page] = (kind, writable, private, obj, index)
+            if page in self.model.locked and private and writable and not before:
+                self.model.populate(page)
+
+    @rule(r=ranges, skip=st.integers(-2, 12), n=st.integers(1, 40), to=st.integers(0, PAGES))
+    def mremap(self, r: tuple[int, int], skip: int, n: int, to: int) -> None:
+        first, target = r[0] + skip, (BASE >> 12) + to
+        vma, model = self.m.mm.vma_at(first << 12), self.model
+        errno = ""
+        if vma is None:
+            errno = "EFAULT"
+        elif first + n > target and target + n > first:
+            errno = "EINVAL"
+        else:
+            model.unmap(target, n)  # stays unmapped if the move fails
+            if (first + n) << 12 > vma.end:
+                errno = "EFAULT"
+        flags = MREMAP_MAYMOVE | MREMAP_FIXED
+        assert errno_of(self.m.mremap, first << 12, n << 12, n << 12, flags, target << 12) == errno
+        if errno:
+            return
+        for i in range(n):
+            model.mapped[target + i] = model.mapped.pop(first + i)
+            if first + i in model.locked:
+                model.locked ^= {first + i, target + i}
+            for table in (model.present, model.own):
+                if first + i in table:
+                    table[target + i] = table.pop(first + i)  # type: ignore[index, assignment]
+
+    @rule(r=ranges, skip=st.integers(-2, 12), n=st.integers(1, 40), lock=st.booleans())
+    def mlock(self, r: tuple[int, int], skip: int, n: int, lock: bool) -> None:
+        first = r[0] + skip
+        whole = self._until_hole(first, n) == n
+        errno = errno_of(self.m.mlock if lock else self.m.munlock, first << 12, n << 12)
+        assert errno == ("" if whole else "ENOMEM")
+        for page in range(first, first + self._until_hole(first, n)):
+            kind = self.model.mapped[page][0]
+            if not lock or kind in ("anon", "shm", "page"):  # what is special is not locked
+                (self.model.locked.add if lock else self.model.locked.discard)(page)
+            if lock and whole and kind not in ("fb", "bar", "io"):  # VM_IO, VM_PFNMAP are not faulted in
+                self.model.populate(page)
+
+    @rule(r=ranges, skip=st.integers(-2, 12), n=st.integers(1, 40), advice=st.sampled_from(ADVICE))
+    def madvise(self, r: tuple[int, int], skip: int, n: int, advice: int) -> None:
+        first = r[0] + skip
+        whole = all(page in self.model.mapped for page in range(first, first + n))
+        assert errno_of(self.m.madvise, first << 12, n << 12, advice) == ("" if whole else "ENOMEM")
 
     @rule(n=st.integers(0, 30))
     def brk(self, n: int) -> None:

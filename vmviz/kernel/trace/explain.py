@@ -148,6 +148,7 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     "free_pmd_range": ("mm/memory.c", "Unhooks an empty PMD table."),
     "free_pud_range": ("mm/memory.c", "Unhooks an empty PUD table."),
     "free_unref_page": ("mm/page_alloc.c", "Gives a frame back to the buddy allocator."),
+    "shmem_evict_inode": ("mm/shmem.c", "Nobody uses the memory file any more: its pages are freed."),
     "put_page": ("mm/swap.c", "Drops one reference; the last one frees the page."),
     "mprotect": ("mm/mprotect.c", "A process changes what it may do with a range."),
     "mprotect_fixup": (

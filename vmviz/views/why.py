@@ -80,7 +80,10 @@ def _inside(session: Session, scene: Scene, done: Done, width: int, height: int,
     steps = session.steps(done)
     k = steps.index_of(at)
     title = call_text(attrs.evolve(done.outcome, ret=None, errno=None, signal=None)).removesuffix(" = ?")
-    right = f"{'playing' if playing else 'paused'}  {k} of {steps.total}"
+    o = done.outcome
+    zapping = o.func.startswith("zap") and o.ptes_cleared > 0
+    count = f"{scene.trail.cleared} of {o.ptes_cleared}" if zapping else f"{k} of {steps.total}"
+    right = f"{'playing' if playing else 'paused'}  {count}"
     path, record, offset = _where(session, done)
     sentence = _sentence(scene, record, offset, path[-1] if path else "")
     if height >= 7:

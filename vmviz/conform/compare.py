@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import numpy as np
 
 from ..kernel.arch.x86 import _PAGE_SPECIAL, SWP_OFFSET_MASK, is_swap_pte, pte_flags, pte_pfn, swp_type
 from ..kernel.fs.proc import kpagecount, kpageflags, pagemap_entry
+from ..kernel.fs.task_mmu import smap_fields, vmflags_text
 from ..kernel.machine import Machine
 from ..kernel.mm.frames import (
     PG_ANON,
@@ -47,7 +49,32 @@ _COUNTERS = (
     "pgtables", "anon", "file", "shmem", "swap", "total_vm", "locked_vm", "data_vm", "exec_vm", "stack_vm",
     "map_count",
 )  # fmt: skip
+MAX_ENTRIES = 4
+"""Of how many entries of one record the differences are told."""
 _RESULT = ("ret", "errno", "sig", "touched", "data", "zap", "vec", "child_status", "child_alive")
+
+
+_MMU_PAGE = ("MMUPageSize", 4)
+"""The line of smaps that a trace leaves out with this value; it never has KernelPageSize."""
+
+
+@attrs.frozen
+class Difference:
+    """One field in which a machine differs from a trace: ``operation`` is the line of the scenario,
+    ``kernel`` the recorded value and ``ours`` the simulated one.
+
+    >>> str(Difference("mm.anon", 2, 1, "line 4, write B 2p"))
+    'line 4, write B 2p: mm.anon 1, recorded 2'
+    """
+
+    field: str
+    kernel: Any
+    ours: Any
+    operation: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.operation}: " if self.operation else ""
+        return f"{where}{self.field} {self.ours!r}, recorded {self.kernel!r}"
 
 
 def counters_of(machine: Machine) -> dict[str, int]:
@@ -92,7 +119,7 @@ def compare_record(
     start: dict[str, int],
     record: dict[str, Any],
     got: dict[str, Any],
-) -> list[str]:
+) -> list[Difference]:
     """Every difference between a record and the machine after the operation, whose result fields are
     ``got``.
     """
@@ -106,20 +133,20 @@ def compare_record(
     for level, _ in tables_of(machine, low, high):
         tables[below[level]] += 1
     if record.get("tables", tables) != tables:
-        out.append(f"tables {tables}, recorded {record['tables']}")
+        out.append(Difference("tables", record["tables"], tables))
     now = counters_of(machine)
     for name in _COUNTERS:
         want, have = record["mm"][name], now[name] - start[name]
         if want != have:
-            out.append(f"mm.{name} {have:+d}, recorded {want:+d}")
+            out.append(Difference(f"mm.{name}", want, have))
     for name in ("brk", "start_brk"):
         value = int(record["mm"][name], 16)
         if low <= value < high and machine.mm.field(name) != value:
-            out.append(f"mm.{name} {machine.mm.field(name):#x}, recorded {value:#x}")
+            out.append(Difference(f"mm.{name}", hex(value), hex(machine.mm.field(name))))
     return out
 
 
-def _results(record: dict[str, Any], got: dict[str, Any], window: tuple[int, int]) -> Iterator[str]:
+def _results(record: dict[str, Any], got: dict[str, Any], window: tuple[int, int]) -> Iterator[Difference]:
     for name in _RESULT:
         want, have = record.get(name), got.get(name)
         if want == have:
@@ -129,30 +156,36 @@ def _results(record: dict[str, Any], got: dict[str, Any], window: tuple[int, int
             if not any(inside):
                 continue  # the kernel's own choice depends on what else the traced program had mapped
         if isinstance(want, dict) and isinstance(have, dict) and name == "zap":
-            differ = {k: (have.get(k), v) for k, v in want.items() if have.get(k) != v}
-            yield f"zap (simulated, recorded): {differ}"
+            for key in [k for k in (*want, *(have.keys() - want.keys())) if have.get(k) != want.get(k)]:
+                yield Difference(f"zap.{key}", want.get(key), have.get(key))
         else:
-            yield f"{name} {have!r}, recorded {want!r}"
+            yield Difference(name, want, have)
 
 
-def _vmas(recorded: list[dict[str, Any]], vmas: list[Vma], machine: Machine) -> Iterator[str]:
+def _vmas(recorded: list[dict[str, Any]], vmas: list[Vma], machine: Machine) -> Iterator[Difference]:
     mine = [_vma_fields(machine, v) for v in vmas]
-    keys = ("s", "e", "perms", "off", "path", "vm_flags", "pgoff", "prot", "ops")
-    theirs = [{k: v[k] for k in keys} for v in recorded]
-    if len(mine) != len(theirs):
-        yield f"VMAs {[(m['s'], m['e']) for m in mine]}, recorded {[(t['s'], t['e']) for t in theirs]}"
+    ranges = [[f"{v['s']}-{v['e']}" for v in side] for side in (recorded, mine)]
+    if ranges[0] != ranges[1]:
+        yield Difference("vmas", *ranges)
         return
-    for m, t in zip(mine, theirs, strict=True):
-        for key in keys:
-            if m[key] != t[key]:
-                yield f"VMA {t['s']}: {key} {m[key]!r}, recorded {t[key]!r}"
-    if _classes([v.anon_vma for v in vmas]) != _classes([v["av"] for v in recorded]):
-        yield f"anon_vmas {[v.anon_vma for v in vmas]}, recorded {[v['av'] for v in recorded]}"
+    for ours, theirs in zip(mine, recorded, strict=True):
+        for key, value in ours.items():
+            if key == "kB":
+                names = [n for n in (*value, *theirs[key]) if value.get(n, 0) != theirs[key].get(n, 0)]
+                for name in dict.fromkeys(names):
+                    field = f"VMA {theirs['s']}: kB.{name}"
+                    yield Difference(field, theirs[key].get(name, 0), value.get(name, 0))
+            elif value != theirs[key]:
+                yield Difference(f"VMA {theirs['s']}: {key}", theirs[key], value)
+    kernel, ours_av = [v["av"] for v in recorded], [v.anon_vma for v in vmas]
+    if _classes(ours_av) != _classes(kernel):
+        yield Difference("anon_vmas", kernel, ours_av)
 
 
 def _vma_fields(machine: Machine, vma: Vma) -> dict[str, Any]:
     name = vma_name(machine.mm, vma)
     path = PATH if name.startswith("vmoracle:") else name
+    lines = smap_fields(machine.mm, vma)
     return {
         "s": hex(vma.start),
         "e": hex(vma.end),
@@ -163,6 +196,8 @@ def _vma_fields(machine: Machine, vma: Vma) -> dict[str, Any]:
         "pgoff": hex(vma.pgoff),
         "prot": hex(vma.page_prot),
         "ops": int(bool(vma.ops)),
+        "VmFlags": vmflags_text(vma).rstrip(),
+        "kB": {k: v for k, v in lines.items() if v and k != "KernelPageSize" and (k, v) != _MMU_PAGE},
     }
 
 
@@ -176,7 +211,7 @@ def _classes(values: list[int]) -> list[int]:
 
 def _entries(
     recorded: list[dict[str, Any]], machine: Machine, oracle: Oracle, window: tuple[int, int]
-) -> Iterator[str]:
+) -> Iterator[Difference]:
     shift = {level.name: level.shift for level in machine.sys.mode.levels}
     tables = {
         (r["lv"], int(r["va"], 16) + (i << shift[r["lv"]]))
@@ -185,8 +220,8 @@ def _entries(
     mine = tables_of(machine, *window)
     if mine != tables:
         extra, missing = sorted(mine - tables)[:3], sorted(tables - mine)[:3]
-        texts = [[f"{level} {at:#x}" for level, at in which] for which in (extra, missing)]
-        yield f"tables: {texts[0]} are too many, {texts[1]} are missing"
+        texts = [[f"{level} {at:#x}" for level, at in which] for which in (missing, extra)]
+        yield Difference("table entries", *texts)
     want: dict[int, dict[str, Any]] = {}
     frames: list[tuple[int, int]] = []
     for run in recorded:
@@ -199,14 +234,25 @@ def _entries(
     leaves = leaves_of(machine, *window)
     have = {va: _leaf(machine, oracle, va, entry) for va, entry in leaves.items()}
     differ = [va for va in sorted(want.keys() | have.keys()) if want.get(va) != have.get(va)]
-    for va in differ[:4]:
-        yield f"entry {va:#x}: {have.get(va)}, recorded {want.get(va)}"
-    if len(differ) > 4:
-        yield f"... and {len(differ) - 4} more entries"
+    for va in differ[:MAX_ENTRIES]:
+        yield from _entry_differences(va, want.get(va), have.get(va))
+    if len(differ) > MAX_ENTRIES:
+        yield Difference("more entries that differ", 0, len(differ) - MAX_ENTRIES)
     if not differ:
-        mine_pfns = _classes([pte_pfn(leaves[va]) for va, _ in frames])
-        if mine_pfns != _classes([pfn for _, pfn in frames]):
-            yield "frames are shared by other entries than recorded"
+        classes = [_classes([pfn for _, pfn in frames]), _classes([pte_pfn(leaves[va]) for va, _ in frames])]
+        if classes[0] != classes[1]:
+            yield Difference("frames shared by entries", *classes)
+
+
+def _entry_differences(
+    va: int, want: dict[str, Any] | None, have: dict[str, Any] | None
+) -> Iterator[Difference]:
+    if want is None or have is None:
+        yield Difference(f"entry {va:#x}", want, have)
+        return
+    for key in dict.fromkeys((*want, *have)):
+        if want.get(key) != have.get(key):
+            yield Difference(f"entry {va:#x}: {key}", want.get(key), have.get(key))
 
 
 def _recorded_leaf(run: dict[str, Any], i: int) -> dict[str, Any]:

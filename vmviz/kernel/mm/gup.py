@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..arch.x86 import _PAGE_DIRTY, _PAGE_PRESENT, _PAGE_RW
+from ..arch.x86 import _PAGE_DIRTY, _PAGE_PRESENT, _PAGE_RW, _PAGE_SPECIAL
 from ..errors import SignalRaised, UnknownContentsError
 from ..trace.bulk import Bulk, SetLane
 from .access import READ, WRITE, access
@@ -14,6 +14,7 @@ from .flags import VM_ACCESS_FLAGS, VM_IO, VM_LOCKONFAULT, VM_PFNMAP, VM_SHARED,
 from .frames import PG_DIRTY
 from .memory.zap import pfns_of
 from .page_alloc import OutOfMemory
+from .swap import mark_page_accessed
 
 if TYPE_CHECKING:
     from .mm_types import Mm
@@ -63,14 +64,34 @@ def faultin_page_range(mm: Mm, vma: Vma, start: int, end: int, write: bool) -> s
         stop = min(end, (at | ((1 << 21) - 1)) + 1)
         first, n = _wanting(mm, at, (stop - at) >> 12, write)
         if n:
+            wanting = at + (first << 12)
             try:
-                access(mm, at + (first << 12), ((n - 1) << 12) + 1, WRITE if write else READ, b"")
-            except (SignalRaised, UnknownContentsError):
+                access(mm, wanting, ((n - 1) << 12) + 1, WRITE if write else READ, b"")
+            except (SignalRaised, UnknownContentsError) as error:
+                _touch_pages(mm, at, wanting + (getattr(error, "touched", 0) << 12))
                 return "EFAULT"
             except OutOfMemory:
+                _touch_pages(mm, at, wanting)
                 return "ENOMEM"
+        _touch_pages(mm, at, at + ((first + n) << 12))
         at = at + ((first + n) << 12)
     return ""
+
+
+def _touch_pages(mm: Mm, start: int, end: int) -> None:
+    """Pages that were found count as used (FOLL_TOUCH, `follow_page_pte`).  Simplified: the zero page does
+    not.
+    """
+    arena = mm.sys.arena
+    for slot, n, address in arena.segments(mm.pgd, start, end):
+        entries = arena.entries[slot : slot + n]
+        where = np.flatnonzero(
+            (entries & np.uint64(_PAGE_PRESENT | _PAGE_SPECIAL)) == np.uint64(_PAGE_PRESENT)
+        )
+        pfns = pfns_of(entries[where])
+        known = pfns < mm.sys.frames.nr_frames
+        addresses = (where[known].astype(np.uint64) << np.uint64(12)) + np.uint64(address)
+        mark_page_accessed(mm.sys, pfns[known], addresses)
 
 
 def _wanting(mm: Mm, address: int, n: int, write: bool) -> tuple[int, int]:

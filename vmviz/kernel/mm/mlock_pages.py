@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..arch.x86 import _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_SPECIAL
 from ..trace.bulk import Bulk, SetLane
 from .flags import VM_LOCKED, VM_SPECIAL
-from .frames import PG_ANON, PG_LRU, PG_MLOCKED, PG_UNEVICTABLE
+from .frames import PG_ACTIVE, PG_ANON, PG_LRU, PG_MLOCKED, PG_UNEVICTABLE
 
 if TYPE_CHECKING:
     from .mm_types import Mm, System
@@ -31,6 +31,8 @@ def locked(flags: NDArray[Any], counts: NDArray[Any]) -> tuple[NDArray[Any], NDA
     """Page flags and lock counts after one more locked VMA holds the pages (`mlock_page`)."""
     lru = flags & PG_LRU != 0
     new = flags | np.where(lru, PG_MLOCKED | PG_UNEVICTABLE, PG_MLOCKED).astype(flags.dtype)
+    moved = lru & (flags & PG_UNEVICTABLE == 0)
+    new = np.where(moved, new & ~np.uint32(PG_ACTIVE), new).astype(flags.dtype)
     return new, np.where(lru, counts + 1, counts)
 
 

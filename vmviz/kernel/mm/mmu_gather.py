@@ -36,6 +36,7 @@ class MmuGather:
         self.freed_table_pages = 0
         self.cleared = 0
         self.unknown = 0
+        self.seq_read = False  # whether the VMA that is being unmapped is VM_SEQ_READ
 
     def note(self, start: int, end: int) -> None:
         """Present entries of ``[start, end)`` were cleared (`tlb_remove_tlb_entry`)."""

@@ -191,6 +191,10 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     "sysctl": ("kernel/sysctl.c", "A setting of the whole machine changes."),
     "capset": ("kernel/capability.c", "The process gives up capabilities."),
     "set_page_dirty": ("mm/page-writeback.c", "The page counts as written."),
+    "mark_page_accessed": (
+        "mm/folio-compat.c",
+        "The page was used: the first time it is marked as referenced, the second time it becomes active.",
+    ),
     "brk": ("mm/mmap.c", "Moves the end of the heap."),
     "expand_downwards": ("mm/mmap.c", "The stack grows to the touched page, if the guard gap below allows."),
     "load_elf_binary": ("fs/binfmt_elf.c", "A program is mapped and its stack is filled."),

@@ -13,14 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...arch.tlb import TlbFlush
-from ...arch.x86 import _PAGE_DIRTY, _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_SPECIAL, PTE_PFN_MASK
+from ...arch.x86 import (
+    _PAGE_ACCESSED,
+    _PAGE_DIRTY,
+    _PAGE_PRESENT,
+    _PAGE_PROTNONE,
+    _PAGE_SPECIAL,
+    PTE_PFN_MASK,
+)
 from ...errors import CheckResult, LegalRange, Refusal
 from ...trace.bulk import AddLane, Bulk, CountLane, Lane, Ramp, SetLane
-from ..flags import VM_MIXEDMAP, VM_PAT, VM_PFNMAP
+from ..flags import VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SEQ_READ
 from ..frames import PG_ANON, PG_DIRTY, PG_SWAPBACKED, Frames
 from ..mlock_pages import munlock_before_zap
 from ..mm_types import Mm
 from ..mmu_gather import MmuGather
+from ..swap import accessed
 from ..swapfile import slots_dropped, user_lanes
 from ..vma import Vma
 
@@ -291,6 +299,7 @@ def unmap_page_range(
         # an odd range with equal offsets at both ends leaves its last, partial page alone.
         start, end = start & -4096, end & -4096
     munlock_before_zap(mm, vma, start, end, even_cows)
+    gather.seq_read = vma.vm_flags & VM_SEQ_READ != 0
     for slot, n, address, cuts in mm.sys.arena.runs(mm.pgd, start, end):
         cleared += zap_pte_range(mm, slot, n, address, cuts, gather, even_cows)
     if vma.vm_flags & (VM_PFNMAP | VM_MIXEDMAP):
@@ -418,10 +427,13 @@ def _zap_run(
         lanes.append(AddLane(frames.mapcount, pfns, -1))
         lanes.append(CountLane(mm.counters, RSS_OF_KIND[kind], -1))
         gather.pages.append(pfns)
-        dirty = (values & np.uint64(_PAGE_DIRTY)) != 0
-        if kind != ANON_PAGE and dirty.any():  # the entry knew that the page was written; now the page must
+        if kind != ANON_PAGE:  # what the entry knew of the page's use, the page must know now
             flags = frames.flags.array[pfns]
-            lanes.append(SetLane(frames.flags, pfns, flags, np.where(dirty, flags | PG_DIRTY, flags)))
+            new = np.where(values & np.uint64(_PAGE_DIRTY) != 0, flags | PG_DIRTY, flags)
+            if not gather.seq_read:
+                new = np.where(values & np.uint64(_PAGE_ACCESSED) != 0, accessed(new), new)
+            if (new != flags).any():
+                lanes.append(SetLane(frames.flags, pfns, flags, new))
     start = address + (lo << 12)
     if kind == OTHER_ENTRY:
         _zap_swap(mm, values, lanes, start, where * 4096 + address)

@@ -326,3 +326,23 @@ def calls() -> None:
 
     for function in FUNCTIONS.values():
         _echo(f"{function.signature}\n    {function.about}")
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--json", "json_", is_flag=True, help="One JSON object: each trace, its differences, totals.")
+def conform(paths: tuple[str, ...], json_: bool) -> None:
+    """Replay recordings of a real kernel (.jsonl files or directories of them) and compare every state.
+
+    Exit status: 0 all agree, 1 one differs, 2 a path is no recording.
+    """
+    from .conform.command import conform as run_conform
+    from .kernel.errors import VmvizError
+
+    try:
+        status = run_conform(paths, _echo, as_json=json_)
+    except VmvizError as error:
+        _die(str(error))
+    except OSError as error:
+        _die(f"{error.filename}: {error.strerror}")
+    raise SystemExit(status)

@@ -1,10 +1,22 @@
 """Conformance: replaying what a real kernel did, and comparing state by state.
 
-`vmviz.conform.scn` reads the scenarios, `replay` runs them on a machine with the devices of `oracle`, and
-`compare` holds the state after each operation against the recorded one.
+`vmviz.conform.scn` reads the scenarios, `replay` runs their operations on a machine with the devices of
+`oracle`, `compare` holds the state after each operation against the recorded one, `trace` does so for a whole
+recording and `command` for many.
 """
 
-from .replay import Replayer, TraceResult, replay_trace
+from .compare import Difference
+from .replay import Replayer
 from .scn import Operation, parse_scn
+from .trace import TraceError, TraceResult, read_trace, replay_trace
 
-__all__ = ["Operation", "Replayer", "TraceResult", "parse_scn", "replay_trace"]
+__all__ = [
+    "Difference",
+    "Operation",
+    "Replayer",
+    "TraceError",
+    "TraceResult",
+    "parse_scn",
+    "read_trace",
+    "replay_trace",
+]

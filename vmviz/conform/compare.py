@@ -166,7 +166,7 @@ def _vmas(recorded: list[dict[str, Any]], vmas: list[Vma], machine: Machine) -> 
     mine = [_vma_fields(machine, v) for v in vmas]
     ranges = [[f"{v['s']}-{v['e']}" for v in side] for side in (recorded, mine)]
     if ranges[0] != ranges[1]:
-        yield Difference("vmas", *ranges)
+        yield Difference("vmas", ranges[0], ranges[1])
         return
     for ours, theirs in zip(mine, recorded, strict=True):
         for key, value in ours.items():
@@ -221,7 +221,7 @@ def _entries(
     if mine != tables:
         extra, missing = sorted(mine - tables)[:3], sorted(tables - mine)[:3]
         texts = [[f"{level} {at:#x}" for level, at in which] for which in (missing, extra)]
-        yield Difference("table entries", *texts)
+        yield Difference("table entries", texts[0], texts[1])
     want: dict[int, dict[str, Any]] = {}
     frames: list[tuple[int, int]] = []
     for run in recorded:
@@ -241,7 +241,7 @@ def _entries(
     if not differ:
         classes = [_classes([pfn for _, pfn in frames]), _classes([pte_pfn(leaves[va]) for va, _ in frames])]
         if classes[0] != classes[1]:
-            yield Difference("frames shared by entries", *classes)
+            yield Difference("frames shared by entries", classes[0], classes[1])
 
 
 def _entry_differences(

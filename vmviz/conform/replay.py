@@ -6,21 +6,17 @@ The machine is made like the one of the traces: 4-level x86-64, no address rando
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import attrs
-
-from ..kernel.errors import KernelError, SignalRaised, UnsupportedError
+from ..kernel.errors import KernelError, Refusal, SignalRaised, UnsupportedError
 from ..kernel.exec import PIE_BASE, TEXT_SIZE, VDSO, VVAR, set_brk
 from ..kernel.machine import Machine
 from ..kernel.mm import flags as F
 from ..kernel.mm.shmem import SEAL_NAMES
-from .compare import compare_record, counters_of, leaves_of
+from .compare import counters_of, leaves_of
 from .oracle import PATH, Oracle, add_oracle
-from .scn import BASE, Operation, number, parse_scn
+from .scn import BASE, Operation, number
 
 RAM = 256 << 20
 """Less than the traced machine's 1 GiB: frames from 0x10000 on are the device's, as there."""
@@ -62,24 +58,6 @@ def _bits(words: str, values: dict[str, int]) -> int:
     return int(words, 0) if words[0].isdigit() else sum(values[word] for word in words.split(","))
 
 
-@attrs.define
-class TraceResult:
-    """How far a trace agreed: operations in it, operations replayed, what stopped it, and every
-    difference.
-    """
-
-    name: str
-    ops: int = 0
-    replayed: int = 0
-    unsupported: str = ""
-    differences: list[str] = attrs.Factory(list)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every operation was replayed and agreed."""
-        return self.replayed == self.ops and not self.differences
-
-
 class Replayer:
     """One machine on which the operations of a scenario run, in order."""
 
@@ -96,6 +74,7 @@ class Replayer:
         self.oracle: Oracle = add_oracle(self.machine)
         self.files: dict[str, int] = {}
         self.last = 0
+        self.refusal: Refusal | None = None  # why the last zap was refused
         self.start = counters_of(self.machine)
         self.machine.seal()
 
@@ -294,6 +273,7 @@ class Replayer:
             return {"ret": 0, "zap": {"vma_found": 0}}
         before = len(leaves_of(self.machine, vma.start, vma.end))
         result = self.machine.zap_vma_ptes(vma, self._number(address), self._number(size))
+        self.refusal = result.refusal
         after = mm.vma_at(vma.start)
         assert after is not None
         bug = result.refusal is not None and result.refusal.check == "caller_bug"
@@ -362,66 +342,4 @@ class Replayer:
         return {"ret": 0}
 
 
-def replay_trace(path: Path) -> TraceResult:
-    """Replay ``path`` (a .jsonl with its .scn beside it) up to the first operation that is not simulated.
-
-    Every record is compared; the differences name the line of the scenario.
-    """
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    operations = parse_scn(path.with_suffix(".scn").read_text(encoding="utf-8"))
-    low, high = (int(x, 16) for x in records[0]["window"])
-    player = Replayer((low, high))
-    done = [r for r in records if "op" in r]
-    result = TraceResult(path.stem, len(operations))
-    todo = _with_nesting(operations)
-    for record in done:
-        op, skipped = next(todo)
-        who = player.who if op.op == "fork" else ""
-        try:
-            got = player.run(op)
-        except UnsupportedError as error:
-            result.unsupported = f"{op.op}: {error}"
-            break
-        result.replayed += 1
-        if (record["line"], record["who"]) != (op.line, who or player.who):
-            result.differences.append(f"line {op.line}: run by {player.who}, recorded {record['who']}")
-            break
-        if op.op == "fork" and "errno" in record:  # what it nests has not run
-            for _ in range(skipped):
-                next(todo)
-            result.ops -= skipped
-        found = compare_record(player.machine, player.oracle, player.window, player.start, record, got)
-        result.differences += [f"line {op.line}, {op.op} {' '.join(op.args)}: {text}" for text in found]
-        if result.differences:
-            break  # what follows follows from this
-    else:
-        if any("unfinished" in r for r in records):
-            _crash(player, operations[len(done)], result)
-    return result
-
-
-def _with_nesting(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, int]]:
-    """The operations in order, each fork with the number of those up to its endfork."""
-    for i, op in enumerate(operations):
-        depth = n = 0
-        if op.op == "fork":
-            for n, inner in enumerate(operations[i:]):  # noqa: B007 (n is wanted after the loop)
-                depth += {"fork": 1, "endfork": -1}.get(inner.op, 0)
-                if not depth:
-                    break
-        yield op, n
-
-
-def _crash(player: Replayer, op: Operation, result: TraceResult) -> None:
-    """The operation that killed the traced kernel: the simulator must refuse it and stay as it is."""
-    before = player.machine.digest()
-    zap = player.run(op).get("zap", {})
-    result.replayed += 1
-    result.unsupported = "this operation killed the traced kernel"
-    if not zap.get("danger") or player.machine.digest() != before:
-        result.differences.append(
-            f"line {op.line}, {op.op}: killed the traced kernel, but is not refused here"
-        )
-
-
-__all__ = ["PATH", "Replayer", "TraceResult", "replay_trace"]
+__all__ = ["PATH", "Replayer"]

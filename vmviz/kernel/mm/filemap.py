@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..trace.store import Keyed
 from .frames import PG_DIRTY, PG_LRU, PG_SWAPBACKED, PG_UNEVICTABLE, PG_UPTODATE
 from .memory.do_fault import do_fault_page, set_file_pte
 from .memory.fault import FaultContext
 from .memory.pfn import VM_FAULT_MAJOR
 from .page_alloc import FILE, OutOfMemory
+from .swap import accessed
 from .swapfile import shmem_slot_dropped
 
 if TYPE_CHECKING:
@@ -81,12 +84,19 @@ def add_to_page_cache(system: System, inode: Inode, index: int) -> int:
 
 
 def write_page(system: System, inode: Inode, index: int, offset: int, data: bytes) -> None:
-    """Write bytes into one cached page of a file, which becomes dirty (`generic_perform_write`)."""
+    """Write bytes into one cached page of a file, which becomes dirty (`generic_perform_write`).
+
+    For a shmem file that is a use of the page (`shmem_get_folio_gfp`, SGP_WRITE).
+    """
     pfn, _ = _get_page(system, inode, index)
     frames = system.frames
     frames.write_bytes(pfn, offset, data)
-    if not frames.flags.flat[pfn] & PG_DIRTY:
-        system.journal.write(frames.flags, pfn, frames.flags.flat[pfn] | PG_DIRTY)
+    flags = frames.flags.flat[pfn]
+    new = flags | PG_DIRTY
+    if inode.kind == "shmem":
+        new = int(accessed(np.array([new], np.uint32))[0])
+    if new != flags:
+        system.journal.write(frames.flags, pfn, new)
 
 
 def _get_page(system: System, inode: Inode, index: int) -> tuple[int, int]:

@@ -113,7 +113,10 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _operation(record: dict[str, Any]) -> Operation:
-    return Operation(record["line"], record["op"], tuple(str(x) for x in record["args"]))
+    args = tuple(str(x) for x in record["args"])
+    if record["op"] == "endfork" and record.get("child_alive"):
+        args = ("keep",)  # the record does not repeat this word
+    return Operation(record["line"], record["op"], args)
 
 
 def replay_trace(path: Path) -> TraceResult:

@@ -56,9 +56,16 @@ def populate_vma_page_range(mm: Mm, vma: Vma, start: int, end: int) -> str:
 
 
 def faultin_page_range(mm: Mm, vma: Vma, start: int, end: int, write: bool) -> str:
-    """Fault in what is missing of a range of one VMA, for reading or for writing; returns an errno or ""
-    (`faultin_vma_page_range`).
+    """Fault in what is missing of a range of one VMA, for reading or for writing, and use each page; returns
+    an errno or "" (`faultin_vma_page_range`).
     """
+    error, reached = fault_missing(mm, start, end, write)
+    touch_pages(mm, start, reached)
+    return error
+
+
+def fault_missing(mm: Mm, start: int, end: int, write: bool) -> tuple[str, int]:
+    """The faults of `faultin_page_range` alone: an errno or "", and the address up to which pages were had."""
     at = start
     while at < end:
         stop = min(end, (at | ((1 << 21) - 1)) + 1)
@@ -68,17 +75,14 @@ def faultin_page_range(mm: Mm, vma: Vma, start: int, end: int, write: bool) -> s
             try:
                 access(mm, wanting, ((n - 1) << 12) + 1, WRITE if write else READ, b"")
             except (SignalRaised, UnknownContentsError) as error:
-                _touch_pages(mm, at, wanting + (getattr(error, "touched", 0) << 12))
-                return "EFAULT"
+                return "EFAULT", wanting + (getattr(error, "touched", 0) << 12)
             except OutOfMemory:
-                _touch_pages(mm, at, wanting)
-                return "ENOMEM"
-        _touch_pages(mm, at, at + ((first + n) << 12))
+                return "ENOMEM", wanting
         at = at + ((first + n) << 12)
-    return ""
+    return "", end
 
 
-def _touch_pages(mm: Mm, start: int, end: int) -> None:
+def touch_pages(mm: Mm, start: int, end: int) -> None:
     """Pages that were found count as used (FOLL_TOUCH, `follow_page_pte`).  Simplified: the zero page does
     not.
     """

@@ -11,11 +11,10 @@ from ..errors import KernelError, SignalRaised
 from .access import READ, WRITE, access
 from .flags import VM_IO, VM_PFNMAP, VM_READ
 from .frames import PG_ANON, PG_EXCLUSIVE
-from .gup import faultin_page_range
+from .gup import fault_missing, touch_pages
 from .memory.wp import handle_unshare
 from .memory.zap import ANON_PAGE, kinds_of, pfns_of
 from .mm_types import Mm
-from .vma import Vma
 
 
 def write_to_pipe(mm: Mm, addr: int, length: int) -> int:
@@ -74,7 +73,7 @@ def process_vm_readv(mm: Mm, addr: int, length: int) -> int:
         if vma is None or why:
             return _partial(at - addr, why or "")
         stop = min(end, vma.end)
-        taken = _pin(mm, vma, at, stop)
+        taken = _pin(mm, at, stop)
         if taken < stop:
             return _partial(max(0, taken - addr), "a page could not be faulted in")
         at = stop
@@ -87,15 +86,16 @@ def _partial(done: int, why: str) -> int:
     return done
 
 
-def _pin(mm: Mm, vma: Vma, start: int, end: int) -> int:
+def _pin(mm: Mm, start: int, end: int) -> int:
     """Fault the pages of ``[start, end)`` in and unshare them; returns how far it came."""
     first, last = start & -4096, (end + 4095) & -4096
-    error = faultin_page_range(mm, vma, first, last, False)
+    error, _ = fault_missing(mm, first, last, False)
     arena, frames = mm.sys.arena, mm.sys.frames
     for va in range(first, last, 4096):
         slot = arena.lookup(mm.pgd, va)
         entry = arena.flat[slot] if slot >= 0 else 0
         if not entry & _PAGE_PRESENT:
+            touch_pages(mm, first, va)
             return va if error else end
         value = np.array([entry], np.uint64)
         if entry & _PAGE_RW or int(kinds_of(mm, value)[0]) != ANON_PAGE:
@@ -106,4 +106,5 @@ def _pin(mm: Mm, vma: Vma, start: int, end: int) -> int:
             assert now is not None
             handle_unshare(mm, now, va, slot)
             mm.sys.journal.add(mm.counters, "min_flt", 1)
+    touch_pages(mm, first, last)
     return end

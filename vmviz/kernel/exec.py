@@ -31,6 +31,7 @@ from .mm.flags import (
 )
 from .mm.mm_types import File, Mm
 from .mm.mmap import do_mmap
+from .mm.munmap import do_munmap
 from .mm.vma import Vma
 
 PIE_BASE = 0x555555554000
@@ -55,23 +56,41 @@ def setup_mm(mm: Mm, *, vdso: bool = True) -> None:
     """The fields of a fresh address space, its stack, and the pages that the kernel gives to every
     process.
     """
-    j = mm.sys.journal
     mm.set_field("mmap_base", mmap_base(min(mm.task_size, 0x7FFFFFFFF000)))
     mm.set_field("stack_limit", STACK_LIMIT)
     top = min(mm.task_size, 0x7FFFFFFFF000)
+    set_stack(mm, top - STACK_SIZE, top)
+    if vdso:
+        add_special_mapping(mm, VVAR, VDSO, "[vvar]")
+        add_special_mapping(mm, VDSO, VDSO_END, "[vdso]")
+    set_brk(mm, PIE_BASE + 0x204000)
+
+
+def set_stack(mm: Mm, start: int, top: int) -> None:
+    """Put the stack at ``[start, top)`` (`setup_arg_pages`); nothing may be mapped there."""
+    j = mm.sys.journal
     mm.set_field("start_stack", top - 8192)
     flags = (
         VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_GROWSDOWN | VM_ACCOUNT | VM_SOFTDIRTY
     )
-    start = top - STACK_SIZE
     prot = vm_get_page_prot(flags)
     j.write(mm.vmas, start, Vma(start, top, flags, start >> 12, prot, 0, 0, "", "[stack]"))
     j.add(mm.counters, "map_count", 1)
-    mm.account(flags, STACK_SIZE >> 12)
-    j.add(mm.sys.commit, "committed", STACK_SIZE >> 12)
-    if vdso:
-        _special_mappings(mm)
-    set_brk(mm, PIE_BASE + 0x204000)
+    mm.account(flags, (top - start) >> 12)
+    j.add(mm.sys.commit, "committed", (top - start) >> 12)
+
+
+def begin_new_exec(mm: Mm, *, vdso: bool = True) -> None:
+    """Leave nothing of the program that ran before (fs/exec.c): a fresh address space in the old one's place.
+
+    Simplified: the kernel makes another mm_struct and drops the old one; here the old one is emptied.
+    """
+    j = mm.sys.journal
+    j.enter("begin_new_exec", ("mm", mm.id))
+    do_munmap(mm, 0, mm.task_size)
+    mm.set_field("def_flags", 0)
+    setup_mm(mm, vdso=vdso)
+    j.leave("begin_new_exec", 0)
 
 
 def set_brk(mm: Mm, start: int) -> None:
@@ -80,16 +99,20 @@ def set_brk(mm: Mm, start: int) -> None:
     mm.set_field("brk", start)
 
 
-def _special_mappings(mm: Mm) -> None:
-    """[vvar] and [vdso] (arch/x86/entry/vdso/vma.c): data of the kernel as raw frames, and its code."""
-    j = mm.sys.journal
-    vvar = VM_READ | VM_MAYREAD | VM_IO | VM_DONTDUMP | VM_PFNMAP | VM_DONTEXPAND | VM_SOFTDIRTY
-    vdso = VM_READ | VM_EXEC | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_DONTEXPAND | VM_SOFTDIRTY
-    for start, end, flags, name in ((VVAR, VDSO, vvar, "[vvar]"), (VDSO, VDSO_END, vdso, "[vdso]")):
-        vma = Vma(start, end, flags, 0, vm_get_page_prot(flags), 0, 0, f"{name} vm_ops", name)
-        j.write(mm.vmas, start, vma)
-        j.add(mm.counters, "map_count", 1)
-        mm.account(flags, vma.nr_pages)
+def add_special_mapping(mm: Mm, start: int, end: int, name: str) -> None:
+    """[vvar] or [vdso] (arch/x86/entry/vdso/vma.c): data of the kernel as raw frames, or its code.
+
+    Any other name ([vvar_vclock] of later kernels) is data.
+    """
+    if name == "[vdso]":
+        flags = VM_READ | VM_EXEC | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_DONTEXPAND | VM_SOFTDIRTY
+    else:
+        flags = VM_READ | VM_MAYREAD | VM_IO | VM_DONTDUMP | VM_PFNMAP | VM_DONTEXPAND | VM_SOFTDIRTY
+    ops = "[vdso] vm_ops" if name == "[vdso]" else "[vvar] vm_ops"
+    vma = Vma(start, end, flags, 0, vm_get_page_prot(flags), 0, 0, ops, name)
+    mm.sys.journal.write(mm.vmas, start, vma)
+    mm.sys.journal.add(mm.counters, "map_count", 1)
+    mm.account(flags, vma.nr_pages)
 
 
 def execve(mm: Mm, file: File) -> None:

@@ -85,7 +85,9 @@ class ElfImage:
                 elif type_ == PT_GNU_RELRO:
                     relro = vaddr, memsz
         except struct.error:
-            raise KernelError("ENOEXEC", "execve", "the program headers lie behind the end of the file") from None
+            raise KernelError(
+                "ENOEXEC", "execve", "the program headers lie behind the end of the file"
+            ) from None
         if kind not in (ET_EXEC, ET_DYN) or not segments:
             raise KernelError("ENOEXEC", "execve", "an ELF file, but no program")
         return cls(kind, tuple(segments), interp, relro)

@@ -5,9 +5,10 @@ break.  A descriptor is one too: open makes a placeholder file, as large as fsta
 it is first mapped.  What is run are statements of the language, which print, journal and undo like all others.
 
 Simplified: what leaves no call in a log is not there, unless `vmviz.script.strace_exec` finds it: the
-mappings of execve, stack growth, and which pages were touched.  So anonymous neighbours that Linux keeps
-apart, because each has pages of its own (different anon_vmas), are joined here.  Names of anonymous memory
-(PR_SET_VMA) are not kept, huge pages are small ones, and limits do not hold: the log knows what succeeded.
+mappings of execve, stack growth, and which pages were touched.  Whether neighbours join depends on the last
+(their anon_vmas), so private memory is taken to be written to as soon as it is writable; no page is made.
+Names of anonymous memory (PR_SET_VMA) are not kept, huge pages are small ones, and limits do not hold: the
+log knows what succeeded.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 import attrs
 
 from ..kernel.machine import Config, Machine
+from ..kernel.mm.flags import VM_SHARED, VM_WRITE
+from ..kernel.mm.rmap import anon_vma_prepare
 from .errors import ScriptError
 from .functions import FUNCTIONS
 from .names import CONSTANTS
@@ -176,13 +179,19 @@ class Replay:
         self._shared: dict[int, tuple[str, int]] = {}  # shmid -> name, size
         self._at = 0
         self._opened = frozenset(
-            self.host.realpath(p) for c in self.log.entries if isinstance(c, Traced) for p in _opened_path(c)
+            self._realpath(p) for c in self.log.entries if isinstance(c, Traced) for p in _opened_path(c)
         )
 
     @property
     def machine(self) -> Machine:
         """The machine that it runs on."""
         return self.runner.machine
+
+    def _realpath(self, path: str) -> str:
+        """A path without symbolic links, as the host knows it, or the layout where / and /usr are merged."""
+        path = self.host.realpath(path)
+        names = {area.name for area in self.layout}
+        return f"/usr{path}" if path not in names and f"/usr{path}" in names else path
 
     def run(self) -> Iterator[Step]:
         """Run all; each statement is told with its outcome.  The first process, or ``keep``, runs in the end."""
@@ -221,7 +230,9 @@ class Replay:
 
     # -- statements
 
-    def _step(self, process: Process, line: int, func: str, *args: Argument, ret: int | None = 0) -> Iterator[Step]:
+    def _step(
+        self, process: Process, line: int, func: str, *args: Argument, ret: int | None = 0
+    ) -> Iterator[Step]:
         """Run a call in a process, expecting ``ret`` (None: whatever comes)."""
         call = Call(func, tuple(args))
         pid = None if process.machine == self.machine.first_pid else process.machine
@@ -240,7 +251,19 @@ class Replay:
             return
         self.tally.replayed += 1
         self.tally.differing += outcome.expected is False
-        yield outcome, statement
+        self._prepare(func, outcome)
+        yield attrs.evolve(outcome, end=self.machine.journal.end), statement
+
+    def _prepare(self, func: str, outcome: Outcome) -> None:
+        """Give writable private memory its anon_vma, as the first write to it does.
+
+        No log tells of writes, but programs map to write, and whether neighbours join depends on it.
+        """
+        if func not in ("mmap", "mprotect", "brk", "execve") or (outcome.ret or 0) < 0:
+            return
+        mm = self.machine.mm
+        for vma in [v for v in mm.vmas if v.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE and not v.anon_vma]:
+            anon_vma_prepare(mm, vma)
 
     def _plain(self, process: Process, call: Traced) -> Iterator[Step]:
         """A call on a range, as the log has it."""
@@ -287,7 +310,11 @@ class Replay:
             rest = (Number(opened.machine[process.machine]), Number(offset, hex(offset)))
         prot = _known(call.args[2])
         where = Number(address, hex(address))
-        yield from self._step(process, call.line, "mmap", where, call.args[1], prot, flags, *rest, ret=address)
+        yield from self._step(
+            process, call.line, "mmap", where, call.args[1], prot, flags, *rest, ret=address
+        )
+        if self.host.stack_nohugepage and "MAP_STACK" in _words(call.args[3]):
+            yield from self._step(process, call.line, "madvise", where, call.args[1], Name("MADV_NOHUGEPAGE"))
 
     def _mremap(self, process: Process, call: Traced) -> Iterator[Step]:
         """Move where the log says, or not at all."""
@@ -334,10 +361,14 @@ class Replay:
             opened = Opened(name, Name("O_RDWR"), size)
             yield from self._bind(process, line, opened, size)
             fd = Number(opened.machine[process.machine])
-            prot = _or(Name("PROT_READ"), *(() if "SHM_RDONLY" in _words(call.args[2]) else (Name("PROT_WRITE"),)))
+            prot = _or(
+                Name("PROT_READ"), *(() if "SHM_RDONLY" in _words(call.args[2]) else (Name("PROT_WRITE"),))
+            )
             flags = _or(Name("MAP_SHARED"), Name("MAP_FIXED"))
             where = Number(got, hex(got))
-            yield from self._step(process, line, "mmap", where, Number(size), prot, flags, fd, Number(0), ret=got)
+            yield from self._step(
+                process, line, "mmap", where, Number(size), prot, flags, fd, Number(0), ret=got
+            )
             yield from self._step(process, line, "close", fd)
         elif call.func == "shmdt":
             mm = self.machine.mms[self.machine.tasks.get(process.machine).mm]
@@ -374,7 +405,10 @@ class Replay:
         args = call.args[1:] if call.func == "openat" else call.args
         words = _words(args[1]) if call.func != "creat" and len(args) > 1 else ["O_WRONLY"]
         mode = next((w for w in ("O_RDWR", "O_WRONLY") if w in words), "O_RDONLY")
-        process.fds[fd] = Opened(self.host.realpath(paths[0]), Name(mode))
+        path = self._realpath(paths[0])
+        if "O_TMPFILE" in words and not paths[0].endswith("(deleted)"):
+            path += "/#tmpfile (deleted)"
+        process.fds[fd] = Opened(path, Name(mode))
         self._mark(process, fd, "O_CLOEXEC" in words)
         yield from ()
 
@@ -481,9 +515,11 @@ class Replay:
             return
         words: set[str] = set()
         for argument in call.args:
-            words.update(_words(argument))
-            if isinstance(argument, Struct) and (found := _FLAGS.search(argument.text)):
-                words.update(found[1].split("|"))
+            for node, _ in walk(argument):
+                if isinstance(node, Name):
+                    words.add(node.id)
+                elif isinstance(node, Struct) and (found := _FLAGS.search(node.text)):
+                    words.update(found[1].split("|"))
         fds = process.fds if "CLONE_FILES" in words else dict(process.fds)
         if "CLONE_THREAD" in words:
             self._processes[pid] = process
@@ -519,7 +555,9 @@ class Replay:
         paths = [a.value for a in call.args[:2] if isinstance(a, String) and a.value]
         path = paths[0] if paths else "?"
         start = self.machine.journal.end
-        missing = start_program(self.machine, self._startup(process, path), self.host, self.layout_of(process))
+        missing = start_program(
+            self.machine, self._startup(process, path), self.host, self.layout_of(process)
+        )
         task = attrs.evolve(self.machine.task, comm=path.rsplit("/", 1)[-1][:15])
         self.machine.journal.write(self.machine.tasks, task.pid, task)
         for name in missing:
@@ -527,14 +565,11 @@ class Replay:
         pid = None if process.machine == self.machine.first_pid else process.machine
         statement = Statement(Call("execve", (String(path),)), pid=pid, line=call.line, column=1)
         statement = attrs.evolve(statement, text=unparse(statement))
-        count, self.runner.count = self.runner.count, self.runner.count + 1
+        outcome = Outcome(self.runner.count, call.line, statement.text, "execve", 0, start=start)
+        self.runner.count += 1
         self.tally.replayed += 1
-        yield (
-            Outcome(
-                count, call.line, statement.text, "execve", 0, start=start, end=self.machine.journal.end
-            ),
-            statement,
-        )
+        self._prepare("execve", outcome)
+        yield attrs.evolve(outcome, end=self.machine.journal.end), statement
 
     def layout_of(self, process: Process) -> Sequence[Area]:
         """The layout is that of the process that is looked at in the end."""
@@ -561,7 +596,9 @@ class Replay:
         if event.kind in ("exited", "killed") and event.pid is not None:
             yield from self._end(process, event.pid, event.line, event.status or 0, whole=False)
 
-    def _end(self, process: Process, pid: int | None, line: int, status: int, *, whole: bool) -> Iterator[Step]:
+    def _end(
+        self, process: Process, pid: int | None, line: int, status: int, *, whole: bool
+    ) -> Iterator[Step]:
         """A thread or a whole process ends; the memory of the one that is looked at stays."""
         others = [p for p, owner in self._processes.items() if owner is process and p not in (pid, None)]
         if process is self._first or process is self._kept:

@@ -9,6 +9,8 @@ brk gives the heap's start.  A `Host`: those headers, and what symbolic links me
 from __future__ import annotations
 
 import os
+import platform
+import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -29,7 +31,13 @@ _PROTS = {"r": 1, "w": 2, "x": 4}
 
 
 class Host(Protocol):
-    """What may be asked about the machine on which a log was taken."""
+    """What may be asked about the machine on which a log was taken.
+
+    ``stack_nohugepage``: its kernel marks MAP_STACK mappings VM_NOHUGEPAGE (6.7 and later), so that they do
+    not join their neighbours.
+    """
+
+    stack_nohugepage: bool
 
     def realpath(self, path: str) -> str:
         """A path without symbolic links, as /proc/PID/maps prints it."""
@@ -41,7 +49,9 @@ class Host(Protocol):
 
 
 class NoHost:
-    """Nothing is known but the log."""
+    """Nothing is known but the log; the kernel is a 6.1."""
+
+    stack_nohugepage = False
 
     def realpath(self, path: str) -> str:
         """The path itself."""
@@ -53,11 +63,15 @@ class NoHost:
 
 
 class ThisHost:
-    """The log was taken here: files of this machine are looked at."""
+    """The log was taken here: files of this machine are looked at, and its kernel is the one."""
+
+    def __init__(self) -> None:
+        release = re.match(r"(\d+)\.(\d+)", platform.release())
+        self.stack_nohugepage = release is not None and (int(release[1]), int(release[2])) >= (6, 7)
 
     def realpath(self, path: str) -> str:
-        """The path without symbolic links, where it is absolute and there."""
-        return os.path.realpath(path) if path.startswith("/") and os.path.exists(path) else path
+        """The path without symbolic links, where there is such a file."""
+        return os.path.realpath(path) if os.path.exists(path) else path
 
     def program(self, path: str) -> bytes | None:
         """The file's contents."""
@@ -148,7 +162,7 @@ def start_program(m: Machine, startup: Startup, host: Host, layout: Sequence[Are
     placed, missing = _elf(m, startup, host)
     rest = _rows(layout, startup, placed)
     for area in rest:
-        _map_row(m, area)
+        _map_row(m, area, startup)
     return [] if rest else missing
 
 
@@ -223,8 +237,11 @@ def _rows(layout: Sequence[Area], startup: Startup, placed: set[str]) -> list[Ar
     return rows
 
 
-def _map_row(m: Machine, area: Area) -> None:
+def _map_row(m: Machine, area: Area, startup: Startup) -> None:
+    """Map a row; what the log protects later was writable at first, and stays accounted (VM_ACCOUNT)."""
     prot = sum(bit for letter, bit in _PROTS.items() if letter in area.perms)
+    if any(at < area.end and at + size > area.start for at, size in startup.protected()):
+        prot |= _PROTS["w"]
     size, flags = area.end - area.start, MAP_PRIVATE | MAP_FIXED
     if not area.name:
         do_mmap(m.mm, area.start, size, prot, flags | MAP_ANONYMOUS)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from .kernel.machine import Config, Machine
     from .live.image import ProcessImage
+    from .script.report import Report
+    from .script.strace_exec import Area
 
 EXIT_EXPECTATION, EXIT_USAGE = 1, 2
 EXIT_OUTPUT, EXIT_INTERRUPT, EXIT_PIPE = 74, 130, 141
@@ -211,6 +213,14 @@ def _warn_of(image: ProcessImage, what: str = "") -> None:
 @click.option("--state", is_flag=True, help="Append the final state: VMAs, leaf entries, counters.")
 @click.option("--base", default=None, metavar="PID|FILE", help="Run on a real process or a snapshot of one.")
 @click.option("--trace", is_flag=True, help="Print the calls, checks and tracepoints of each statement.")
+@click.option("--strace", is_flag=True, help="SCRIPT is an strace log (it is recognised without, too).")
+@click.option(
+    "--layout",
+    default=None,
+    metavar="MAPS",
+    help="With an strace log: /proc/PID/maps, for what no call tells.",
+)
+@click.option("--pid", type=int, default=None, help="With an strace log: the process to look at in the end.")
 @_dials
 def run(
     script: str,
@@ -219,10 +229,15 @@ def run(
     state: bool,
     base: str | None,
     trace: bool,
+    strace: bool,
+    layout: str | None,
+    pid: int | None,
     kernel: str | None,
     zap_contract: str | None,
 ) -> None:
     """Run SCRIPT (a file, a bundled example, or - for standard input) without the app; print what happened.
+
+    An strace log (strace -f -e trace=memory,desc,process) is replayed: its mappings are placed where it says.
 
     Exit status: 0 all well, 1 an expectation failed (with --check), 2 the script or the command line is wrong.
     """
@@ -232,6 +247,13 @@ def run(
 
     text, name = _read_script(script)
     config = _config(kernel, zap_contract)
+    from .script.parser import looks_like_strace
+
+    if strace or layout is not None or pid is not None or looks_like_strace(text):
+        if base is not None:
+            _die("an strace log begins with a machine of its own; --base has no place there")
+        report = Report(_echo, name, as_json=json_, check=check, trace=trace)
+        raise SystemExit(_replay(text, name, config, report, state=state, layout=layout, pid=pid))
     runner = Runner(_machine(base, config), config, pinned=_pinned(kernel, zap_contract))
     report = Report(_echo, name, as_json=json_, check=check, trace=trace)
     wrong: ScriptError | None = None
@@ -250,6 +272,39 @@ def run(
         _warn(str(wrong))
         raise SystemExit(EXIT_USAGE)
     raise SystemExit(EXIT_EXPECTATION if failed else 0)
+
+
+def _replay(
+    text: str, name: str, config: Config, report: Report, *, state: bool, layout: str | None, pid: int | None
+) -> int:
+    """Replay an strace log; returns the exit status."""
+    from .script.errors import ScriptError
+    from .script.strace import Replay
+    from .script.strace_exec import ThisHost, parse_layout
+
+    areas: tuple[Area, ...] = ()
+    if layout is not None:
+        try:
+            with open(layout, encoding="utf-8", errors="surrogateescape") as file:
+                areas = parse_layout(file.read())
+        except OSError as error:
+            _die(f"{layout}: {error.strerror}")
+        except ValueError as error:
+            _die(f"{layout}: {error}")
+    try:
+        replay = Replay(text, name, config, host=ThisHost(), layout=areas, keep=pid)
+        for outcome, statement in replay.run():
+            report.add(replay.machine, outcome, statement)
+    except ScriptError as error:
+        _warn(str(error))
+        return EXIT_USAGE
+    report.tally(replay.tally)
+    if state:
+        report.state(replay.machine)
+    failed = report.finish()
+    for line in failed:
+        _warn(line)
+    return EXIT_EXPECTATION if failed else 0
 
 
 @main.command("open")

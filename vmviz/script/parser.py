@@ -45,6 +45,7 @@ _STRACE_LINE = re.compile(
     """,
     re.VERBOSE,
 )
+_STRACE_EXECVE = re.compile(r"execve\(.* /\* \d+ vars \*/\) += ")
 _FOUND = re.compile(r'"(?:[^"\\\n]|\\[^\n])*"|[A-Za-z_]\w*|[0-9]\w*|<<|=>|\.\.\.|\S')
 _REST_OF_LINE = re.compile(r"[ \t\r]*(#[^\n]*)?")
 
@@ -139,7 +140,8 @@ def looks_like_strace(text: str) -> bool:
     >>> looks_like_strace("12:00:01 brk(NULL) = 0x5000"), looks_like_strace("brk(NULL) = 0x5000")
     (True, False)
     """
-    return any(_STRACE_LINE.match(line) for line in text.split("\n", 200)[:200])
+    lines = text.split("\n", 200)[:200]
+    return any(_STRACE_LINE.match(line) or _STRACE_EXECVE.match(line) for line in lines)
 
 
 def _cut(source: Source, *, strace: bool) -> Iterator[Chunk]:

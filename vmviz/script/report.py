@@ -15,6 +15,7 @@ from ..kernel.trace.journal import Check, Enter, Event, Leave
 from .nodes import Statement, unparse
 from .outcome import Outcome
 from .state import state_json
+from .strace_state import Tally
 from .values import format_addr, format_size
 
 
@@ -76,6 +77,14 @@ class Report:
         self.echo("counters")
         self.echo("  " + "  ".join(f"{k} {v}" for k, v in state["counters"].items() if v))
         self.echo(f"  frames free {state['frames']['free']} of {state['frames']['total']}")
+
+    def tally(self, tally: Tally) -> None:
+        """Append what became of the calls of an strace log."""
+        if self.as_json:
+            self._echo(json.dumps({"strace": tally.to_json()}))
+            return
+        for line in tally.lines():
+            self.echo(f"# {line}")
 
     def finish(self) -> list[str]:
         """The expectations that failed, each with file, line and column."""

@@ -57,7 +57,7 @@ class NoHost:
         """The path itself."""
         return path
 
-    def program(self, path: str) -> bytes | None:  # noqa: ARG002 - part of the protocol
+    def program(self, path: str) -> bytes | None:
         """Nothing."""
         return None
 
@@ -134,9 +134,10 @@ class Startup:
                 mapped.append((call.returned, call.returned + numbers[1]))
             elif call.func == "mprotect" and not call.failed and len(numbers) == 3:
                 start, size = numbers[0], numbers[1]
-                if isinstance(start, int) and isinstance(size, int):
-                    if not any(a <= start < b for a, b in mapped):
-                        yield start, size
+                if not isinstance(start, int) or not isinstance(size, int):
+                    continue
+                if not any(a <= start < b for a, b in mapped):
+                    yield start, size
 
 
 def start_program(m: Machine, startup: Startup, host: Host, layout: Sequence[Area] = ()) -> list[str]:
@@ -230,9 +231,9 @@ def _rows(layout: Sequence[Area], startup: Startup, placed: set[str]) -> list[Ar
     rows: list[Area] = []
     for area in layout:
         is_file = area.name.startswith("/") and area.perms[3] == "p"
-        if is_file and area.name not in startup.opened and area.name not in placed:
-            rows.append(area)
-        elif not area.name and rows and rows[-1].name and rows[-1].end == area.start:
+        is_ours = is_file and area.name not in startup.opened and area.name not in placed
+        is_bss = not area.name and bool(rows) and bool(rows[-1].name) and rows[-1].end == area.start
+        if is_ours or is_bss:
             rows.append(area)
     return rows
 

@@ -17,24 +17,66 @@ from .nodes import Argument, Call, Event, Expectation, Resumed, Statement, Trace
 from .parser import parse_strace
 
 MEMORY_CALLS = frozenset(
-    """
-    brk madvise mlock mlock2 mlockall mmap mprotect mremap msync munlock munlockall munmap pkey_mprotect
-    remap_file_pages shmat shmdt shmget
-    """.split()
+    (
+        "brk",
+        "madvise",
+        "mlock",
+        "mlock2",
+        "mlockall",
+        "mmap",
+        "mprotect",
+        "mremap",
+        "msync",
+        "munlock",
+        "munlockall",
+        "munmap",
+        "pkey_mprotect",
+        "remap_file_pages",
+        "shmat",
+        "shmdt",
+        "shmget",
+    )
 )
 """Calls that change mappings."""
 FILE_CALLS = frozenset(
-    """
-    close close_range creat dup dup2 dup3 fallocate fcntl fstat fstat64 ftruncate memfd_create newfstatat open
-    openat statx
-    """.split()
+    (
+        "close",
+        "close_range",
+        "creat",
+        "dup",
+        "dup2",
+        "dup3",
+        "fallocate",
+        "fcntl",
+        "fstat",
+        "fstat64",
+        "ftruncate",
+        "memfd_create",
+        "newfstatat",
+        "open",
+        "openat",
+        "statx",
+    )
 )
 """Calls that tell which file a descriptor means, and how large it is."""
-PROCESS_CALLS = frozenset("clone clone3 execve execveat exit exit_group fork vfork".split())
+PROCESS_CALLS = frozenset(
+    (
+        "clone",
+        "clone3",
+        "execve",
+        "execveat",
+        "exit",
+        "exit_group",
+        "fork",
+        "vfork",
+    )
+)
 """Calls that begin and end address spaces."""
 READ_CALLS = MEMORY_CALLS | FILE_CALLS | PROCESS_CALLS
 
-_AT_ONCE = frozenset("munmap shmdt close close_range clone clone3 fork vfork exit exit_group".split())
+_AT_ONCE = frozenset(
+    ("munmap", "shmdt", "close", "close_range", "clone", "clone3", "fork", "vfork", "exit", "exit_group")
+)
 """Calls whose effect others may see before they return: a freed range or number is given away again, a new
 process runs.  All other calls are taken to have their effect when they return."""
 

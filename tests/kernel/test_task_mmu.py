@@ -9,8 +9,18 @@ from pathlib import Path
 import pytest
 
 from vmviz.kernel import Machine
-from vmviz.kernel.fs.task_mmu import map_line, maps, smap_fields, smap_text, smaps
-from vmviz.kernel.mm.flags import MADV_DONTNEED, MADV_FREE, MADV_PAGEOUT, PROT_READ
+from vmviz.kernel.arch.x86 import _PAGE_DIRTY, _PAGE_PSE, _PAGE_TABLE
+from vmviz.kernel.fs.task_mmu import hugepage_vma_check, map_line, maps, smap_fields, smap_text, smaps
+from vmviz.kernel.mm.flags import (
+    MADV_DONTNEED,
+    MADV_FREE,
+    MADV_PAGEOUT,
+    PROT_READ,
+    VM_DONTEXPAND,
+    VM_HUGEPAGE,
+    VM_NOHUGEPAGE,
+)
+from vmviz.kernel.mm.frames import PG_ANON, PG_SWAPBACKED
 from vmviz.kernel.verify import verify
 
 PAGE = 4096
@@ -150,6 +160,51 @@ def test_thirds_of_pages_are_rounded_down() -> None:
     m.fork()
     m.fork()
     assert numbers(m, at)["Pss"] == 3
+
+
+@pytest.mark.parametrize("mode", ["x86-64-4l", "x86-64-5l"])
+@pytest.mark.parametrize(
+    ("users", "dirty", "expected"),
+    [
+        (1, True, {"Pss": 2048, "Pss_Dirty": 2048, "Private_Dirty": 2048}),
+        (1, False, {"Pss": 2048, "Private_Clean": 2048}),
+        (2, True, {"Pss": 1024, "Pss_Dirty": 1024, "Shared_Dirty": 2048}),
+    ],
+)
+def test_a_huge_page(mode: str, users: int, dirty: bool, expected: dict[str, int]) -> None:
+    m = Machine(ram=64 << 20, vdso=False, mode=mode)
+    at = m.mmap(BASE, 8 << 20, "rw", "private")
+    slot = m.arena.ensure_level(m.mm.pgd, at + (2 << 20), m.mm.counters, len(m.arena.upper) - 1)
+    pfn = 4096
+    m.journal.write(m.arena, slot, pfn << 12 | _PAGE_TABLE & ~_PAGE_DIRTY | _PAGE_PSE | dirty * _PAGE_DIRTY)
+    m.journal.write(m.frames.flags, pfn, PG_ANON | PG_SWAPBACKED)
+    m.journal.write(m.frames.refcount, pfn, users)
+    for i in range(512):
+        m.journal.write(m.frames.mapcount, pfn + i, users)
+    common = dict.fromkeys(("Rss", "Anonymous", "AnonHugePages", "Referenced"), 2048)
+    assert numbers(m, at) == common | expected
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "policy", "advice", "eligible"),
+    [
+        (0, 2 << 20, "always", 0, True),
+        (0, 2 << 20, "madvise", 0, False),
+        (0, 2 << 20, "never", 0, False),
+        (PAGE, 2 << 20, "always", 0, False),  # no aligned 2 MiB fit
+        (PAGE, (4 << 20) - PAGE, "always", 0, True),
+        (0, (2 << 20) - PAGE, "always", 0, False),
+        (0, 2 << 20, "madvise", VM_HUGEPAGE, True),
+        (0, 2 << 20, "always", VM_NOHUGEPAGE, False),
+        (0, 2 << 20, "always", VM_DONTEXPAND, False),
+    ],
+)
+def test_thp_eligible(start: int, size: int, policy: str, advice: int, eligible: bool) -> None:
+    m = machine()
+    at = m.mmap(BASE + start, size, "rw", "private")
+    vma = m.vma(at)
+    assert vma.start == BASE + start
+    assert hugepage_vma_check(m.mm, vma.replace(vm_flags=vma.vm_flags | advice), policy) == eligible
 
 
 def test_a_device_of_raw_frames_counts_nothing() -> None:

@@ -145,6 +145,8 @@ GOOD = [
     ("clear_refs(6)", "-1 EINVAL"),
     ("pagemap(a)", "0x80000000000000"),
     ("pagemap(0)", "0x0"),
+    ('smaps(a, "Size")', "64"),
+    ('smaps(fb, "Rss")', "0"),
     ("kpageflags(0xE0000)", "0x100000"),
     ("kpageflags(1 << 41)", "-1 EINVAL"),
     ("kpagecount(1)", "0"),

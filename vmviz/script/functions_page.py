@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..kernel.errors import KernelError
 from ..kernel.fs import proc
+from ..kernel.fs.task_mmu import smap_fields
 from ..kernel.mm.flags import F_ADD_SEALS, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 from .functions import ArgumentError, Result, Value
 from .functions import _function as function
@@ -83,6 +84,14 @@ def clear_refs(m: Machine, kind: Value) -> Result:
 @function("addr", "the word of /proc/self/pagemap for the page of an address")
 def pagemap(m: Machine, addr: Value) -> Result:
     return Result(proc.pagemap_entry(m.mm, number(0, addr, "addr")), address=True)
+
+
+@function("addr line", 'a line of /proc/self/smaps of the mapping at an address, in kB: smaps(a, "Rss")')
+def smaps(m: Machine, addr: Value, line: Value) -> Result:
+    found = smap_fields(m.mm, m.vma(number(0, addr, "addr")))
+    if not isinstance(line, str) or line not in found:
+        raise ArgumentError(1, f"smaps has the lines {', '.join(found)}")
+    return Result(found[line])
 
 
 def _frame(m: Machine, pfn: Value) -> int:

@@ -264,6 +264,23 @@ class TestTheUseOfPages:
         assert m.digest() == after
         assert not verify(m)
 
+    @pytest.mark.parametrize("present", [0, 300, 1200])
+    def test_a_range_is_what_its_pages_are_one_by_one(self, present: int) -> None:
+        """The records grow with the tables, and the state is that of a loop over pages."""
+        pages, digests, records = 1200, [], []
+        for step in (pages, 1):
+            m = machine()
+            at = area(m, pages)
+            if present:
+                m.store(at, present * PAGE)
+            before = len(m.journal.records)
+            for i in range(0, pages, step):
+                m.process_vm_readv(at + i * PAGE, step * PAGE)
+            digests.append(m.digest())
+            records.append(len(m.journal.records) - before)
+        assert digests[0] == digests[1]
+        assert records[0] < 300 < records[1]  # a TLB has 64 entries to fill
+
     def test_a_locked_page_keeps_the_mark(self) -> None:
         m = machine()
         at = area(m, 1)

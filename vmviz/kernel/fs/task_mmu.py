@@ -36,7 +36,7 @@ GATE_VMA = Vma(0xFFFFFFFFFF600000, 0xFFFFFFFFFF601000, VM_EXEC, name="[vsyscall]
 """The page at the end of the address space that is no VMA of anybody (`gate_vma`, with vsyscall=xonly)."""
 
 _NAME_COLUMN = 72
-_KB_LINES = (
+_KB_LINES: tuple[str, ...] = (
     "Size", "KernelPageSize", "MMUPageSize", "Rss", "Pss", "Pss_Dirty", "Shared_Clean", "Shared_Dirty",
     "Private_Clean", "Private_Dirty", "Referenced", "Anonymous", "LazyFree", "AnonHugePages",
     "ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb", "Private_Hugetlb", "Swap", "SwapPss", "Locked",
@@ -128,7 +128,7 @@ def smap_gather_stats(mm: Mm, vma: Vma) -> dict[str, int]:
 
     A VM_PFNMAP mapping is passed over, private copies in it too (`walk_page_test`).
     """
-    stats = dict.fromkeys(_KB_LINES, 0)
+    stats: dict[str, int] = dict.fromkeys(_KB_LINES, 0)
     holes = _shmem_swap(mm, vma, stats)
     if vma.vm_flags & VM_PFNMAP:
         return stats

@@ -307,6 +307,38 @@ def _replay(
     return EXIT_EXPECTATION if failed else 0
 
 
+@main.command()
+@click.argument("script")
+@click.option(
+    "--tables", "output", required=True, metavar="FILE", help="Where to write the final page tables."
+)
+@_dials
+def export(script: str, output: str, kernel: str | None, zap_contract: str | None) -> None:
+    """Run SCRIPT and write its final page tables to FILE, for another MMU to walk.
+
+    FILE is a raw, sparse image of physical memory, each table at its frame's address. What switches the tables
+    on is printed: the paging mode, CR0, CR4, EFER, and CR3 of each process, that which runs first.
+    """
+    from .conform.export import write_tables
+    from .script.errors import ScriptError
+    from .script.runner import Runner
+
+    text, name = _read_script(script)
+    runner = Runner(config=_config(kernel, zap_contract))
+    try:
+        for statement in runner.parse(text, name).statements:
+            runner.run(statement, text, name)
+    except ScriptError as error:
+        _warn(str(error))
+        raise SystemExit(EXIT_USAGE) from None
+    try:
+        image = write_tables(runner.machine, output)
+    except OSError as error:
+        _die(f"{output}: {error.strerror}", EXIT_OUTPUT)
+    for line in image.lines():
+        _echo(line)
+
+
 @main.command("open")
 @click.argument("target")
 @_dials

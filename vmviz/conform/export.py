@@ -74,7 +74,7 @@ class TableImage:
         >>> from vmviz.kernel import Machine
         >>> for line in describe(Machine(ram=16 << 20)).lines(): print(line)
         paging mode x86-64-4l: x86-64, 4 levels, 48-bit addresses
-        tables: 4 in 16777216 bytes of physical memory
+        tables: 1 in 16777216 bytes of physical memory
         CR0=0x80010001 CR4=0x20 EFER=0xd00
         CR3=0x2000 pid 1 (init)
         """
@@ -105,10 +105,11 @@ def write_tables(machine: Machine, path: str | os.PathLike[str]) -> TableImage:
     cannot be written.
 
     >>> import tempfile; from vmviz.kernel import Machine
-    >>> m = Machine(ram=16 << 20); f = tempfile.NamedTemporaryFile()
+    >>> m = Machine(ram=16 << 20); _ = m.store(m.mmap(0, 4096, "rw", "private"))
+    >>> f = tempfile.NamedTemporaryFile()
     >>> image = write_tables(m, f.name); cr3 = image.roots[0].cr3
     >>> with open(f.name, "rb") as raw: pgd = raw.read()[cr3 : cr3 + 4096]
-    >>> pgd == m.arena.rows[m.mm.pgd].tobytes(), pgd[255 * 8]  # the stack's way down
+    >>> pgd == m.arena.rows[m.mm.pgd].tobytes(), pgd[255 * 8]  # a table's bits: 0x67
     (True, 103)
     """
     image = describe(machine)

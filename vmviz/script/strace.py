@@ -49,8 +49,8 @@ class Replay(Mappings):
     >>> replay = Replay('''brk(NULL) = 0x555555560000
     ... mmap(NULL, 8192, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7ff576bc8000
     ... read(0, "", 10) = 0''')
-    >>> [outcome.result for outcome, statement in replay.run()], replay.tally.skipped.total()
-    (['0x7ff576bc8000'], 1)
+    >>> [outcome.result for outcome, statement in replay.run()], dict(replay.tally.skipped)
+    (['0x7ff576bc8000'], {'read': 1, 'brk': 1})
 
     ``host`` and ``layout`` tell what the log does not (see `vmviz.script.strace_exec`); ``keep`` is the pid
     of a process that is not ended when it ends in the log, and that is looked at afterwards.

@@ -197,6 +197,7 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     ),
     "brk": ("mm/mmap.c", "Moves the end of the heap."),
     "expand_downwards": ("mm/mmap.c", "The stack grows to the touched page, if the guard gap below allows."),
+    "begin_new_exec": ("fs/exec.c", "The old program's memory goes; a fresh address space takes its place."),
     "load_elf_binary": ("fs/binfmt_elf.c", "A program is mapped and its stack is filled."),
     "fork": ("kernel/fork.c", "A process makes a copy of itself: its VMAs, its descriptors, not its pages."),
     "dup_mm": ("kernel/fork.c", "The child gets an address space like the parent's."),

@@ -213,7 +213,7 @@ def test_forks_nest_and_a_fork_that_fails_skips_what_it_nests(
     """A trace made by hand; its third fork fails, as the first page of the VM_PAT mapping is private."""
     import json
 
-    from vmviz.conform import replay
+    from vmviz.conform import trace
 
     text = (
         "fork\nfork\ndump\nendfork\ndump\nendfork keep\nreap\n"
@@ -226,13 +226,13 @@ def test_forks_nest_and_a_fork_that_fails_skips_what_it_nests(
     ]
     records[9] |= {"ret": -1, "errno": "ENOMEM"}
     (tmp_path / "t.scn").write_text(text)
-    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [header, *records])))
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [header, *records, {"end": 1, "ops": len(records)}])))
     results = []
-    monkeypatch.setattr(replay, "compare_record", lambda *a: results.append(a[5]) or [])
+    monkeypatch.setattr(trace, "compare_record", lambda *a: results.append(a[5]) or [])
     r = replay_trace(tmp_path / "t.jsonl")
     assert (r.differences, r.replayed, r.ops, r.complete) == ([], 11, 11, True)
     assert results[9] == {"ret": -1, "errno": "ENOMEM"}
     assert (results[3]["child_alive"], results[5]["child_alive"]) == (0, 1)
     records[2]["who"] = "child"
-    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [header, *records])))
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [header, *records, {"end": 1, "ops": len(records)}])))
     assert replay_trace(tmp_path / "t.jsonl").differences == ["line 3: run by grandchild, recorded child"]

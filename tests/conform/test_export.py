@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from vmviz.cli import main
 from vmviz.conform.export import Mapping, TableImage, describe, mappings, write_tables
 from vmviz.kernel import Machine
+from vmviz.kernel.mm.mm_types import Mm
 from vmviz.script.runner import Runner
 from vmviz.script.state import leaf_runs
 
@@ -220,21 +221,25 @@ class TestQemu:
         with Qemu(tmp_path / "ram", image.size) as qemu:
             for root in image.roots:
                 qemu.set_registers(cr4=r.cr4, efer=r.efer, cr3=root.cr3, cr0=r.cr0)
-                ours = list(mappings(machine, machine.mms[machine.tasks.get(root.pid).mm]))
-                self.compare_leaves(qemu, machine, ours)
-                self.compare_rights(qemu, ours)
+                mm = machine.mms[machine.tasks.get(root.pid).mm]
+                ours = list(mappings(machine, mm))
+                self.compare_leaves(qemu, machine, mm, ours)
+                if levels == 4:  # `info mem` is blind with 5 levels: it prints nothing, or never ends
+                    self.compare_rights(qemu, ours)
                 for m in ours[:: max(1, len(ours) // 40)]:
                     assert qemu.gva2gpa(m.va + 0x123) == m.pa + 0x123
                 assert qemu.gva2gpa(0x1000) is None
 
-    def compare_leaves(self, qemu: Qemu, machine: Machine, ours: list[Mapping]) -> None:
+    def compare_leaves(self, qemu: Qemu, machine: Machine, mm: Mm, ours: list[Mapping]) -> None:
         """Each leaf: where it lies, where it leads, and its own bits."""
         theirs = qemu.translations()
         assert sorted(theirs) == [m.va for m in ours]
         for m in ours:
             pa, flags = theirs[m.va]
-            bits = [letter in flags for letter in "XPAD"]
-            assert (pa, bits) == (m.pa, [m.nx, m.size > 4096, m.accessed, m.dirty]), hex(m.va)
+            leaf = machine.arena.get(machine.arena.walk(mm.pgd, m.va)[-1])
+            bits = [letter in flags for letter in "XPADUW"]
+            own = [m.nx, m.size > 4096, m.accessed, m.dirty, bool(leaf & 4), bool(leaf & 2)]
+            assert (pa, bits) == (m.pa, own), hex(m.va)
 
     def compare_rights(self, qemu: Qemu, ours: list[Mapping]) -> None:
         """The rights that all levels together leave."""

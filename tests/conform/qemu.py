@@ -9,30 +9,36 @@ import json
 import re
 import socket
 import subprocess
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 QEMU = "qemu-system-x86_64"
 PATIENCE = 60
-"""Seconds until a silent emulator counts as broken."""
+"""Seconds until an emulator that still runs counts as stuck and is ended."""
 
 
 class Qemu:
     """An emulated x86-64 processor over ``image`` as its physical memory from address 0 on."""
 
     def __init__(self, image: Path, size: int) -> None:
-        gdb = image.with_suffix(".gdb")
+        self._socket, theirs = socket.socketpair()
+        fd = theirs.fileno()
         backend = f"memory-backend-file,id=ram,size={size}B,mem-path={image},share=off"
         command = [QEMU, "-S", "-nodefaults", "-display", "none", "-accel", "tcg"]
         command += ["-machine", "none,memory-backend=ram", "-m", f"{size}B", "-object", backend]
-        command += ["-cpu", "max,apic-id=0", "-qmp", "stdio", "-gdb", f"unix:{gdb},server=on,wait=off"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._socket = socket.socket(socket.AF_UNIX)
+        command += ["-cpu", "max,apic-id=0", "-qmp", "stdio"]
+        command += ["-chardev", f"socket,id=debugger,fd={fd}", "-gdb", "chardev:debugger"]
+        pipe = subprocess.PIPE
+        with theirs:
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, pass_fds=(fd,))
+        self._watchdog = threading.Timer(PATIENCE, self._process.kill)
+        self._watchdog.daemon = True
+        self._watchdog.start()
         self._socket.settimeout(PATIENCE)
         try:
             self._qmp("qmp_capabilities")
-            self._socket.connect(str(gdb))
         except BaseException:
             self.close()
             raise
@@ -48,6 +54,7 @@ class Qemu:
 
     def close(self) -> None:
         """End the emulator."""
+        self._watchdog.cancel()
         self._socket.close()
         self._process.kill()
         self._process.communicate(timeout=PATIENCE)

@@ -184,12 +184,13 @@ class Replay(Mappings):
         for name in missing:
             self.tally.notes.append(f"line {call.line}: where {name} lies is not told; its VMAs are left out")
         pid = None if process.machine == self.machine.first_pid else process.machine
-        statement = Statement(Call("execve", (String(path),)), pid=pid, line=call.line, column=1)
+        run = Call("execve", (String(path),))
+        statement = Statement(run, pid=pid, line=call.line, column=1)
         statement = attrs.evolve(statement, text=unparse(statement))
         outcome = Outcome(self.runner.count, call.line, statement.text, "execve", 0, start=start)
         self.runner.count += 1
         self.tally.replayed += 1
-        self._prepare("execve", outcome)
+        self._prepare(run, outcome)
         yield attrs.evolve(outcome, end=self.machine.journal.end), statement
 
     def layout_of(self, process: Process) -> Sequence[Area]:

@@ -179,7 +179,8 @@ def _elf(m: Machine, startup: Startup, host: Host) -> tuple[set[str], list[str]]
         image = _image(host, path)
     if image is None:
         return set(), [path]
-    bias = 0 if image.type == ET_EXEC else _bias(image, startup, below_brk=True)
+    below_brk = True if image.interp else None
+    bias = 0 if image.type == ET_EXEC else _bias(image, startup, below_brk=below_brk)
     if bias is None:
         return set(), [path]
     elf_load(m.mm, image, bias, _file(m, path))
@@ -202,10 +203,11 @@ def _image(host: Host, path: str) -> ElfImage | None:
         return None
 
 
-def _bias(image: ElfImage, startup: Startup, *, below_brk: bool) -> int | None:
+def _bias(image: ElfImage, startup: Startup, *, below_brk: bool | None) -> int | None:
     """The load bias that the log tells: an mprotect of just the range that the linker protects there.
 
-    A program lies below its heap, its interpreter does not.
+    A program lies below its heap, its interpreter does not; of one that is linked statically nothing is known
+    (``below_brk`` None).
     """
     if image.protected is None:
         return None
@@ -213,7 +215,8 @@ def _bias(image: ElfImage, startup: Startup, *, below_brk: bool) -> int | None:
     heap = startup.brk
     for at, length in startup.protected():
         bias = at - start
-        if length == size and bias >= 0 and (heap is None or (bias + image.end <= heap) == below_brk):
+        side = None if heap is None or below_brk is None else bias + image.end <= heap
+        if length == size and bias >= 0 and side in (None, below_brk):
             return bias
     return None
 

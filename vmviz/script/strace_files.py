@@ -71,19 +71,26 @@ class Files:
             return
         self.tally.replayed += 1
         self.tally.differing += outcome.expected is False
-        self._prepare(func, outcome)
+        self._prepare(call, outcome)
         yield attrs.evolve(outcome, end=self.machine.journal.end), statement
 
-    def _prepare(self, func: str, outcome: Outcome) -> None:
+    def _prepare(self, call: Call, outcome: Outcome) -> None:
         """Give writable private memory its anon_vma, as the first write to it does.
 
         No log tells of writes, but programs map to write, and whether neighbours join depends on it.
         """
-        if func not in ("mmap", "mprotect", "brk", "execve") or (outcome.ret or 0) < 0:
+        if call.func not in ("mmap", "mprotect", "brk", "execve") or (outcome.ret or 0) < 0:
             return
         mm = self.machine.mm
-        for vma in [v for v in mm.vmas if v.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE and not v.anon_vma]:
-            anon_vma_prepare(mm, vma)
+        start, end = 0, mm.task_size
+        if call.func == "brk":
+            start, end = mm.field("start_brk"), mm.field("brk")
+        elif call.func != "execve":
+            start = plain_number(call.args, 0) or 0
+            end = start + (plain_number(call.args, 1) or 0)
+        for vma in list(mm.vmas.overlapping(start, end)):
+            if vma.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE and not vma.anon_vma:
+                anon_vma_prepare(mm, vma)
 
     # -- descriptors
 

@@ -68,7 +68,7 @@ class Replay(Mappings):
     ) -> None:
         self.log: Log = read_log(text, filename)
         self.runner = strace_runner(config)
-        self.tally = Tally(skipped=self.log.skipped)
+        self.tally = Tally(skipped=self.log.skipped, failed=self.log.failed)
         self.host = host or NoHost()
         self.layout = layout
         self.keep = keep

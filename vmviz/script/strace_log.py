@@ -86,6 +86,7 @@ _LINE = re.compile(
     (?: (?P<func>[A-Za-z_]\w*)\( | <\.\.\.\s(?P<resumed>\w+)\sresumed> | (?P<event>\+\+\+|---|strace:) )""",
     re.VERBOSE,
 )
+_FAILED = re.compile(r"\)\s+= -1 E[A-Z0-9]+ \([^()]*\)(?:\s+<[\d.]+>)?\s*$")
 _ATTACHED = re.compile(r"(?P<head>.*\S)\s*strace:\sProcess\s\d+\sattached\s*$")
 _BRACKETED_PID = re.compile(r"\s*\[pid\s+\d+\]\s*$")
 
@@ -115,10 +116,11 @@ class Traced:
 
 @attrs.define
 class Log:
-    """What a log holds: ``entries`` in the order of their effects, and how many calls nobody needs."""
+    """What a log holds: ``entries`` in the order of their effects, and how many calls nobody needs, have failed, or have not returned."""
 
     entries: list[Traced | Event] = attrs.field(factory=list)
     skipped: Counter[str] = attrs.field(factory=Counter)
+    failed: Counter[str] = attrs.field(factory=Counter)
     unfinished: Counter[str] = attrs.field(factory=Counter)
 
 
@@ -145,6 +147,9 @@ def read_log(text: str, filename: str = "<strace>") -> Log:
                 log.skipped[func] += 1
             continue
         if match["event"] == "strace:":
+            continue
+        if func is not None and match["resumed"] is None and _FAILED.search(line):
+            log.failed[func] += 1
             continue
         node = _parse(line, number, filename)
         match node:

@@ -280,6 +280,7 @@ RULES: dict[str, tuple[list[str], list[Row]]] = {
         [mmap(A, 4096), 'execve("/bin/x", ["x"], 0x7ff /* 1 vars */) = 0', mmap(B, 4096)],
         [(B, B + 4096, "r--p", "")],
     ),
+    "flags as numbers": ([mmap(A, 4096, "0x3", "0x22")], [(A, A + 4096, "rw-p", "")]),
     "a failed execve does not": (
         [
             mmap(A, 4096),

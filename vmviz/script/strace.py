@@ -224,7 +224,8 @@ class Replay(Mappings):
         """A thread or a whole process ends; the memory of the one that is looked at stays."""
         others = [p for p, owner in self._processes.items() if owner is process and p not in (pid, None)]
         if process is self._first or process is self._kept:
-            self.tally.skipped["exit_group"] += whole
+            if whole:
+                self.tally.skipped["exit_group"] += 1
             return
         if others and not whole:
             del self._processes[pid]

@@ -189,7 +189,8 @@ class Files:
 
     def _close(self, process: Process, call: Traced) -> Iterator[Step]:
         steps = list(self._drop(process, plain_number(call.args, 0) or 0, call.line))
-        self.tally.skipped[call.func] += not steps
+        if not steps:
+            self.tally.skipped[call.func] += 1
         yield from steps
 
     def _close_range(self, process: Process, call: Traced) -> Iterator[Step]:

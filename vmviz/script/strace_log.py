@@ -116,7 +116,9 @@ class Traced:
 
 @attrs.define
 class Log:
-    """What a log holds: ``entries`` in the order of their effects, and how many calls nobody needs, have failed, or have not returned."""
+    """What a log holds: ``entries`` in the order of their effects, and counts of the calls that nobody needs,
+    that failed, and that did not return.
+    """
 
     entries: list[Traced | Event] = attrs.field(factory=list)
     skipped: Counter[str] = attrs.field(factory=Counter)

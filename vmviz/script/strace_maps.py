@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..kernel.mm.flags import MAP_ANONYMOUS, MAP_STACK
 from ..kernel.mm.mm_types import Mm
 from .functions import FUNCTIONS
 from .names import CONSTANTS
 from .nodes import Argument, Name, Number
 from .strace_files import Files
 from .strace_log import Traced
-from .strace_state import Opened, Process, Step, either, known, names_in, plain_number
+from .strace_state import Opened, Process, Step, either, flag_bits, known, names_in, plain_number
 
 _DROPPED_FLAGS = {"MAP_FIXED", "MAP_FIXED_NOREPLACE", "MAP_HUGETLB", "MAP_HUGE_2MB", "MAP_HUGE_1GB"}
 
@@ -53,7 +54,7 @@ class Mappings(Files):
         if address is None or len(call.args) < 4:
             return
         flags = either(known(call.args[3], _DROPPED_FLAGS), Name("MAP_FIXED"))
-        if "MAP_ANONYMOUS" in names_in(call.args[3]):
+        if flag_bits(call.args[3]) & MAP_ANONYMOUS:
             rest: tuple[Argument, ...] = (Number(-1), Number(0))
         else:
             fd, offset, size = (
@@ -76,7 +77,7 @@ class Mappings(Files):
         yield from self._step(
             process, call.line, "mmap", where, call.args[1], prot, flags, *rest, ret=address
         )
-        if self.host.stack_nohugepage and "MAP_STACK" in names_in(call.args[3]):
+        if self.host.stack_nohugepage and flag_bits(call.args[3]) & MAP_STACK:
             yield from self._step(process, call.line, "madvise", where, call.args[1], Name("MADV_NOHUGEPAGE"))
 
     def _mremap(self, process: Process, call: Traced) -> Iterator[Step]:

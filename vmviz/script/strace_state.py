@@ -121,6 +121,19 @@ def names_in(node: Argument) -> list[str]:
     return [n.id for n, _ in walk(node) if isinstance(n, Name)]
 
 
+def flag_bits(node: Argument) -> int:
+    """The value of flags, by their names or as ``strace -X raw`` prints them; unknown names count nothing.
+
+    >>> flag_bits(BinOp("|", Name("MAP_PRIVATE"), Number(0x20)))
+    34
+    """
+    parts = [n for n, _ in walk(node)]
+    bits = 0
+    for n in parts:
+        bits |= CONSTANTS.get(n.id, 0) if isinstance(n, Name) else n.value if isinstance(n, Number) else 0
+    return bits
+
+
 def either(*parts: Expression) -> Expression:
     whole = parts[0]
     for part in parts[1:]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from ..kernel.machine import Machine
-from ..kernel.mm.flags import VM_SHARED, VM_WRITE
+from ..kernel.mm.flags import O_ACCMODE, O_RDWR, O_WRONLY, VM_SHARED, VM_WRITE
 from ..kernel.mm.rmap import anon_vma_prepare
 from .errors import ScriptError
 from .nodes import Argument, BinOp, Call, Expectation, Name, Number, Statement, String, Struct, unparse
@@ -19,7 +19,7 @@ from .outcome import Outcome
 from .runner import Runner
 from .strace_exec import Area, Host
 from .strace_log import Traced
-from .strace_state import Opened, Process, Step, Tally, names_in, opened_path, plain_number
+from .strace_state import Opened, Process, Step, Tally, flag_bits, names_in, opened_path, plain_number
 
 _SIZE = re.compile(r"\bstx?_size=(\d+)")
 _O_RDWR_CREAT = BinOp("|", Name("O_RDWR"), Name("O_CREAT"))
@@ -120,7 +120,8 @@ class Files:
         self.tally.skipped[call.func] += 1
         args = call.args[1:] if call.func == "openat" else call.args
         words = names_in(args[1]) if call.func != "creat" and len(args) > 1 else ["O_WRONLY"]
-        mode = next((w for w in ("O_RDWR", "O_WRONLY") if w in words), "O_RDONLY")
+        access = flag_bits(args[1]) & O_ACCMODE if call.func != "creat" and len(args) > 1 else O_WRONLY
+        mode = {O_RDWR: "O_RDWR", O_WRONLY: "O_WRONLY"}.get(access, "O_RDONLY")
         path = self._realpath(paths[0])
         if "O_TMPFILE" in words and not paths[0].endswith("(deleted)"):
             path += "/#tmpfile (deleted)"

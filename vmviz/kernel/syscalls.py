@@ -445,10 +445,8 @@ class Syscalls(VmaCalls):
 
 
 def _has_name(inode: Inode) -> bool:
-    """Whether a path leads to the file: not to one made in memory, nor to one that was deleted."""
-    return (inode.kind != "shmem" or inode.path.startswith("/dev/shm/")) and not inode.path.endswith(
-        " (deleted)"
-    )
+    """Whether a path leads to the file: not to one that was made in memory without a name."""
+    return inode.kind not in MEMORY_KINDS or inode.path.startswith("/dev/shm/")
 
 
 class VmaNotFound(VmvizError):

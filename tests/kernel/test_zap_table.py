@@ -32,7 +32,7 @@ from vmviz.kernel.mm.memory.pfn import (
     remap_pfn_range,
     vmf_insert_pfn,
 )
-from vmviz.kernel.mm.memory.zap import find_danger
+from vmviz.kernel.mm.memory.zap_checks import find_danger
 from vmviz.kernel.mm.mm_types import Mm, VmOperations
 from vmviz.kernel.mm.page_alloc import DRIVER
 from vmviz.kernel.mm.vma import Vma

@@ -20,7 +20,7 @@ from .drivers.special import add_special_mappings
 from .errors import VmvizError
 from .exec import setup_mm
 from .mm.frames import Frames
-from .mm.memory.zap import CONTRACTS
+from .mm.memory.zap_checks import CONTRACTS
 from .mm.mm_types import Mm, System
 from .mm.page_alloc import Zone
 from .mm.pgtable import TableArena

@@ -17,7 +17,7 @@ from ..kernel.errors import (
     VmvizError,
 )
 from ..kernel.machine import KERNELS, Config, Machine
-from ..kernel.mm.memory.zap import CONTRACTS
+from ..kernel.mm.memory.zap_checks import CONTRACTS
 from ..kernel.mm.page_alloc import OutOfMemory
 from ..kernel.mm.vma import Vma
 from ..kernel.syscalls import VmaNotFound

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..kernel.machine import Machine
 from ..kernel.mm.flags import perms, vmflags_codes
-from ..kernel.mm.memory.zap import pfns_of
+from ..kernel.mm.memory.normal_page import pfns_of
 from ..kernel.mm.mm_types import Mm
 from ..kernel.mm.vma import vma_name
 from .values import format_addr

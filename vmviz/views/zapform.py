@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import attrs
 
 from ..kernel.errors import CheckResult, VmvizError
-from ..kernel.mm.memory.zap import find_danger, judge, nearest_legal
+from ..kernel.mm.memory.zap_checks import find_danger, judge, nearest_legal
 from ..kernel.mm.vma import Vma, vma_name
 from ..script.errors import ScriptError
 from ..script.runner import Runner

@@ -39,7 +39,7 @@ from ..mm.frames import (
     PG_UPTODATE,
     PG_ZERO,
 )
-from ..mm.memory.zap import OTHER_ENTRY, RAW, kinds_of, pfns_of
+from ..mm.memory.normal_page import OTHER_ENTRY, RAW, kinds_of, pfns_of
 from ..mm.mm_types import Mm, System
 from ..mm.mmap import vma_page_prot
 from ..mm.mmu_gather import flush_tlb

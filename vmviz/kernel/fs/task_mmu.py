@@ -25,7 +25,7 @@ from ..mm.flags import (
     vmflags_codes,
 )
 from ..mm.frames import PG_ANON, PG_DIRTY, PG_REFERENCED, PG_SWAPBACKED
-from ..mm.memory.zap import OTHER_ENTRY, RAW, kinds_of, pfns_of
+from ..mm.memory.normal_page import OTHER_ENTRY, RAW, kinds_of, pfns_of
 from ..mm.mm_types import Inode, Mm
 from ..mm.swapfile import MAX_SWAPFILES, SWAP_HAS_CACHE, SWAP_TYPE
 from ..mm.vma import Vma, vma_name

@@ -27,10 +27,10 @@ from .brk import expand_downwards
 from .flags import VM_EXEC, VM_GROWSDOWN, VM_READ, VM_WRITE
 from .frames import Contents
 from .memory.fault import handle_missing
+from .memory.normal_page import pfns_of
 from .memory.pfn import VM_FAULT_MAJOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV
 from .memory.swap import do_swap_page
 from .memory.wp import handle_write_protected
-from .memory.zap import pfns_of
 from .page_alloc import OutOfMemory
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from ..trace.bulk import Bulk, SetLane
 from .access import READ, WRITE, access
 from .flags import VM_ACCESS_FLAGS, VM_IO, VM_LOCKONFAULT, VM_PFNMAP, VM_SHARED, VM_WRITE
 from .frames import PG_DIRTY
-from .memory.zap import pfns_of
+from .memory.normal_page import pfns_of
 from .page_alloc import OutOfMemory
 from .swap import mark_page_accessed
 

@@ -52,8 +52,9 @@ from .frames import (
 )
 from .gup import faultin_page_range
 from .madvise_flags import madvise_willneed
+from .memory.normal_page import ANON_PAGE, OTHER_ENTRY, RAW, kinds_of, pfns_of
 from .memory.swap import read_swap_cache_async
-from .memory.zap import ANON_PAGE, OTHER_ENTRY, RAW, kinds_of, pfns_of, zap_page_range_single
+from .memory.zap import zap_page_range_single
 from .mm_types import Mm
 from .mmu_gather import MmuGather
 from .page_alloc import OutOfMemory

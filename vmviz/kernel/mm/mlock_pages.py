@@ -16,6 +16,7 @@ from ..arch.x86 import _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_SPECIAL
 from ..trace.bulk import Bulk, SetLane
 from .flags import VM_LOCKED, VM_SPECIAL
 from .frames import PG_ACTIVE, PG_ANON, PG_LRU, PG_MLOCKED, PG_UNEVICTABLE
+from .memory.normal_page import pfns_of
 
 if TYPE_CHECKING:
     from .mm_types import Mm, System
@@ -90,8 +91,6 @@ def mlock_vma_pages_range(mm: Mm, vma: Vma, start: int, end: int, lock: bool) ->
 
 
 def _walk(mm: Mm, start: int, end: int, lock: bool, even_cows: bool = True) -> None:
-    from .memory.zap import pfns_of  # noqa: PLC0415 (zapping unlocks, so it imports this module)
-
     arena, frames = mm.sys.arena, mm.sys.frames
     for slot, n, address in arena.segments(mm.pgd, start & -4096, end):
         entries = arena.entries[slot : slot + n]

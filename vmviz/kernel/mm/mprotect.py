@@ -48,7 +48,7 @@ from .flags import (
 )
 from .frames import PG_ANON, PG_EXCLUSIVE
 from .gup import populate_vma_page_range
-from .memory.zap import pfns_of
+from .memory.normal_page import pfns_of
 from .mm_types import Mm
 from .mmap import vma_page_prot, vma_wants_writenotify
 from .mmu_gather import MmuGather

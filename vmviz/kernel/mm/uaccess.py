@@ -12,8 +12,8 @@ from .access import READ, WRITE, access
 from .flags import VM_IO, VM_PFNMAP, VM_READ
 from .frames import PG_ANON, PG_EXCLUSIVE
 from .gup import fault_missing, touch_pages
+from .memory.normal_page import ANON_PAGE, kinds_of, pfns_of
 from .memory.wp import handle_unshare
-from .memory.zap import ANON_PAGE, kinds_of, pfns_of
 from .mm_types import Mm
 
 

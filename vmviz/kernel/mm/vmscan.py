@@ -19,7 +19,7 @@ from ..arch.x86 import (
 from ..trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
 from .frames import PG_ANON, PG_DIRTY, PG_EXCLUSIVE, PG_SWAPBACKED, PG_SWAPCACHE, PG_UNEVICTABLE
 from .memory.fault import file_counter
-from .memory.zap import pfns_of
+from .memory.normal_page import pfns_of
 from .mm_types import Mm
 from .mmu_gather import MmuGather, free_lanes
 from .swapfile import delete_from_swap_cache, swap_out_shmem

@@ -29,7 +29,7 @@ from ..frames import PG_EXCLUSIVE
 from ..mm_types import Mm
 from ..swapfile import user_lanes
 from ..vma import Vma
-from .zap import ANON_PAGE, OTHER_ENTRY, RAW, RSS_OF_KIND, device_lanes, kinds_of, pfns_of
+from .normal_page import ANON_PAGE, OTHER_ENTRY, RAW, RSS_OF_KIND, device_lanes, kinds_of, pfns_of
 
 
 def vma_needs_copy(vma: Vma) -> bool:

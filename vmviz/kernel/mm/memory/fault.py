@@ -34,8 +34,8 @@ from ..frames import (
 from ..mlock_pages import mlock_vma_pages
 from ..page_alloc import ANON, OutOfMemory
 from ..rmap import anon_vma_prepare
+from .normal_page import device_lanes
 from .pfn import VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_SIGBUS, vmf_insert_pfn
-from .zap import device_lanes
 
 if TYPE_CHECKING:
     from ..mm_types import Mm

@@ -33,7 +33,7 @@ from ..frames import PG_ANON
 from ..mm_types import Mm
 from ..page_alloc import OutOfMemory
 from ..vma import Vma
-from .zap import device_lanes
+from .normal_page import device_lanes
 
 VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_MAJOR, VM_FAULT_SIGSEGV, VM_FAULT_NOPAGE = 0x1, 0x2, 0x4, 0x40, 0x100
 

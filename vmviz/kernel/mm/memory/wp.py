@@ -30,8 +30,8 @@ from .fault import (
     entries_of,
     file_counter,
 )
+from .normal_page import device_lanes, pfns_of
 from .pfn import VM_FAULT_OOM
-from .zap import device_lanes, pfns_of
 
 if TYPE_CHECKING:
     from ..mm_types import Mm

@@ -17,23 +17,29 @@ from ...arch.x86 import (
     _PAGE_ACCESSED,
     _PAGE_DIRTY,
     _PAGE_PRESENT,
-    _PAGE_PROTNONE,
     _PAGE_SPECIAL,
     PTE_PFN_MASK,
 )
-from ...errors import CheckResult, LegalRange, Refusal
+from ...errors import CheckResult, Refusal
 from ...trace.bulk import AddLane, Bulk, CountLane, Lane, Ramp, SetLane
 from ..flags import VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SEQ_READ
-from ..frames import PG_ANON, PG_DIRTY, PG_SWAPBACKED, Frames
+from ..frames import PG_DIRTY
 from ..mlock_pages import munlock_before_zap
 from ..mm_types import Mm
 from ..mmu_gather import MmuGather
 from ..swap import accessed
 from ..swapfile import slots_dropped, user_lanes
 from ..vma import Vma
-
-WRAP = (1 << 64) - 1
-CONTRACTS = ("int", "void", "special")
+from .normal_page import (
+    ANON_PAGE,
+    OTHER_ENTRY,
+    RAW,
+    RSS_OF_KIND,
+    device_lanes,
+    kinds_of,
+    pfns_of,
+)
+from .zap_checks import WRAP, find_danger, judge, nearest_legal
 
 
 @attrs.frozen
@@ -55,107 +61,6 @@ class ZapResult:
     why_nothing: str = ""
     checks: tuple[CheckResult, ...] = ()
     danger: str = ""
-
-
-def judge(vma: Vma, address: int, size: int, contract: str = "int") -> tuple[CheckResult, ...]:
-    """The checks of zap_vma_ptes in the kernel's order, those after the first failure judged too (``reached``
-    False).
-
-    The sum ``address + size`` is taken modulo 2**64, without a test for overflow, as in the kernel.
-
-    >>> vma = Vma(0x10000, 0x20000, VM_PFNMAP)
-    >>> [c.passed for c in judge(vma, 0x1f000, 0x2000)]
-    [True, False, True]
-    """
-    end = (address + size) & WRAP
-    wanted = VM_PFNMAP | VM_MIXEDMAP if contract == "special" else VM_PFNMAP
-    word = "VM_PFNMAP | VM_MIXEDMAP" if contract == "special" else "VM_PFNMAP"
-    low = vma.start <= address
-    high = end <= vma.end
-    over = f"by {_amount(end - vma.end)}" if not high else ""
-    wrapped = "address + size wraps around 2^64" if address + size > WRAP else ""
-    return (
-        CheckResult(
-            "range_in_vma",
-            "vm_start <= address",
-            f"{vma.start:x} <= {address:x}",
-            low,
-            note="" if low else f"by {_amount(vma.start - address)}",
-        ),
-        CheckResult(
-            "range_in_vma", "address + size <= vm_end", f"{end:x} <= {vma.end:x}", high, low, over or wrapped
-        ),
-        CheckResult(
-            "VM_PFNMAP",
-            f"vm_flags & ({word})" if "|" in word else f"vm_flags & {word}",
-            "set" if vma.vm_flags & wanted else "not set",
-            bool(vma.vm_flags & wanted),
-            low and high,
-        ),
-    )
-
-
-def _amount(n: int) -> str:
-    for unit, shift in (("G", 30), ("M", 20), ("K", 10)):
-        if n and not n & ((1 << shift) - 1):
-            return f"{n >> shift}{unit}"
-    return f"{n:#x}"
-
-
-def nearest_legal(vma: Vma, address: int, size: int, contract: str = "int") -> LegalRange | None:
-    """The nearest range that the call would accept: the part inside the VMA, else as much at the nearer end.
-
-    None when the VMA is of the wrong kind, as no range of it is legal.
-
-    >>> nearest_legal(Vma(0x10000, 0x20000, VM_PFNMAP), 0x1f000, 0x2000)
-    LegalRange(address=126976, size=4096)
-    """
-    wanted = VM_PFNMAP | VM_MIXEDMAP if contract == "special" else VM_PFNMAP
-    if not vma.vm_flags & wanted:
-        return None
-    if address + size > WRAP:
-        size = vma.end - address if address < vma.end else 4096
-    start, end = address & -4096, (address + size + 4095) & -4096
-    low, high = max(start, vma.start), min(end, vma.end)
-    if low < high:
-        return LegalRange(low, high - low)
-    if low == high and size == 0 and vma.start <= low <= vma.end:
-        return LegalRange(low, 0)
-    length = min(max(4096, end - start), vma.end - vma.start)
-    return LegalRange(vma.start, length) if address < vma.start else LegalRange(vma.end - length, length)
-
-
-def find_danger(mm: Mm, vma: Vma, address: int, size: int) -> tuple[str, str]:
-    """Whether the call would kill a real kernel: ``(rule, message)``, both empty when it is harmless.
-
-    "BUG_ON": the wrapped end lies below the start but inside the VMA (``addr >= end`` in unmap_page_range).
-    "runaway": a piece of the range inside a populated PTE table is no multiple of the page size, so that the
-    loop ``addr += PAGE_SIZE; addr != end`` never meets its end.
-    """
-    start, end = max(vma.start, address), min(vma.end, (address + size) & WRAP)
-    if start >= vma.end or end <= vma.start or start == end:
-        return "", ""
-    if start > end:
-        return (
-            "BUG_ON",
-            f"address + size wraps to {end:#x}, below address: unmap_page_range() has BUG_ON(addr >= end)",
-        )
-    if not (start | end) & 4095:
-        return "", ""
-    arena, span = mm.sys.arena, 1 << 21
-    va = start
-    while va < end:
-        stop = min(end, (va & -span) + span)
-        if (stop - va) & 4095 and arena.lookup(mm.pgd, va) >= 0:
-            what = "address and end differ in their offset within a page"
-            if stop != end or va != start:
-                what = "an unaligned range crosses a 2 MiB border"
-            return (
-                "runaway",
-                f"{what}: the loop of zap_pte_range() would step over its end and run off the table",
-            )
-        va = stop
-    return "", ""
 
 
 def zap_vma_ptes(mm: Mm, vma: Vma, address: int, size: int, func: str = "zap_vma_ptes") -> ZapResult:
@@ -308,8 +213,6 @@ def unmap_page_range(
     return cleared
 
 
-RAW, ANON_PAGE, FILE_PAGE, SHMEM_PAGE, OTHER_ENTRY = range(5)
-RSS_OF_KIND = {ANON_PAGE: "anon", FILE_PAGE: "file", SHMEM_PAGE: "shmem"}
 _FUNC = "zap_pte_range"
 
 
@@ -378,33 +281,6 @@ def _zap_raw_line(
     return True
 
 
-def kinds_of(mm: Mm, values: NDArray[np.uint64]) -> NDArray[np.int8]:
-    """What is behind each entry (`vm_normal_page`): RAW, or a kind of page."""
-    special = (values & np.uint64(_PAGE_SPECIAL)) != 0
-    present = (values & np.uint64(_PAGE_PRESENT | _PAGE_PROTNONE)) != 0
-    if special.all():
-        return np.zeros(len(values), np.int8)
-    kinds = np.where(special, RAW, FILE_PAGE).astype(np.int8)
-    kinds[~present] = OTHER_ENTRY
-    normal = np.flatnonzero(present & ~special)
-    pfns = pfns_of(values[normal])
-    known = pfns < mm.sys.frames.nr_frames
-    kinds[normal[~known]] = RAW
-    flags = mm.sys.frames.flags.array[pfns[known]]
-    kinds[normal[known][flags & PG_SWAPBACKED != 0]] = SHMEM_PAGE
-    kinds[normal[known][flags & PG_ANON != 0]] = ANON_PAGE
-    return kinds
-
-
-def pfns_of(values: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The frame numbers in a run of entries; PROT_NONE entries hold theirs inverted (L1TF)."""
-    raw = values & np.uint64(PTE_PFN_MASK)
-    hidden = (values & np.uint64(_PAGE_PRESENT | _PAGE_PROTNONE)) == np.uint64(_PAGE_PROTNONE)
-    if hidden.any():
-        raw = np.where(hidden, raw ^ np.uint64(PTE_PFN_MASK), raw)
-    return (raw >> np.uint64(12)).astype(np.int64)
-
-
 def _zap_run(
     mm: Mm,
     slot: int,
@@ -451,19 +327,3 @@ def _zap_swap(
     lanes += user_lanes(mm.sys, mm.counters, values, -1)
     mm.sys.journal.bulk(Bulk(_FUNC, len(at), tuple(lanes), address=start, addresses=at.astype(np.uint64)))
     slots_dropped(mm.sys, mm.sys.swap.offsets_of(values))
-
-
-def device_lanes(frames: Frames, pfns: NDArray[np.int64], delta: int) -> list[Lane]:
-    """The lanes that count mappings of devices' frames, one per device that the frames belong to."""
-    lanes: list[Lane] = []
-    m, first, last = len(pfns), int(pfns[0]), int(pfns[-1])
-    line = last - first + 1 == m and (m < 3 or bool((np.diff(pfns) == 1).all()))
-    for region in frames.regions:
-        if line and region.start_pfn <= first and last < region.end_pfn:
-            at = first - region.start_pfn
-            return [AddLane(region.maps, slice(at, at + m), delta)]
-        inside = (pfns >= region.start_pfn) & (pfns < region.end_pfn)
-        if inside.any():
-            index = np.where(inside, pfns - region.start_pfn, 0)
-            lanes.append(AddLane(region.maps, index, np.where(inside, delta, 0)))
-    return lanes

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import __version__
+from .console import (
+    EXIT_EXPECTATION,
+    EXIT_INTERRUPT,
+    EXIT_OUTPUT,
+    EXIT_USAGE,
+    config_of,
+    dials,
+    die,
+    echo,
+    find_script,
+    machine_on,
+    pinned,
+    read_script,
+    warn,
+    warn_of,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from .kernel.machine import Config, Machine
-    from .live.image import ProcessImage
+    from .kernel.machine import Config
     from .script.report import Report
     from .script.strace_exec import Area
-
-EXIT_EXPECTATION, EXIT_USAGE = 1, 2
-EXIT_OUTPUT, EXIT_INTERRUPT, EXIT_PIPE = 74, 130, 141
-"""The output cannot be written (EX_IOERR); ended by SIGINT or SIGPIPE, as a shell counts them."""
 
 
 class _Group(click.Group):
@@ -31,7 +40,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            _die("interrupted", EXIT_INTERRUPT)
+            die("interrupted", EXIT_INTERRUPT)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         try:
@@ -73,137 +82,10 @@ def main(ctx: click.Context, theme: str | None, ascii_: bool | None) -> None:
 def _app(ctx: click.Context, session: Any, **more: Any) -> None:
     """Open the app; a terminal is needed."""
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-        _die("the app needs a terminal; `vmviz run FILE` runs a script without one")
+        die("the app needs a terminal; `vmviz run FILE` runs a script without one")
     from .tui.app import run_app
 
     run_app(session, theme=ctx.obj["theme"], ascii_glyphs=ctx.obj["ascii"], **more)
-
-
-def _die(message: str, status: int = EXIT_USAGE) -> NoReturn:
-    _warn(f"vmviz: {message}")
-    raise SystemExit(status)
-
-
-def _warn(message: str) -> None:
-    """Print a line to standard error, without what a terminal could take for commands."""
-    from .script.report import printable
-
-    click.echo(printable(message), err=True)
-
-
-def _echo(text: str) -> None:
-    """Print a line; who reads it may go away (``vmviz run ... | head``), or the disk be full."""
-    try:
-        click.echo(text)
-    except UnicodeEncodeError as error:
-        click.echo(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
-    except BrokenPipeError:
-        _drop_output()
-        raise SystemExit(EXIT_PIPE) from None
-    except OSError as error:
-        _drop_output()
-        _die(f"the output cannot be written: {error.strerror}", EXIT_OUTPUT)
-
-
-def _drop_output() -> None:
-    """Let what is still in the buffer of standard output go nowhere, or Python complains when it ends."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
-
-
-_DIALS = (
-    click.option("--kernel", default=None, help="Whose behaviour: 6.1."),
-    click.option(
-        "--zap-contract",
-        type=click.Choice(["int", "void", "special"]),
-        default=None,
-        help="What zap_vma_ptes returns: int (up to 4.17), void (4.18 to 7.0), special (7.1).",
-    ),
-)
-
-
-def _dials(command: Any) -> Any:
-    for option in reversed(_DIALS):
-        command = option(command)
-    return command
-
-
-def _config(kernel: str | None, zap_contract: str | None) -> Config:
-    from .kernel.errors import VmvizError
-    from .kernel.machine import Config
-
-    config = Config(kernel=kernel or "6.1", zap_contract=zap_contract or "int")
-    try:
-        config.validate()
-    except VmvizError as error:
-        _die(str(error))
-    return config
-
-
-def _read_script(name: str) -> tuple[str, str]:
-    """The text and the shown name of a script: a file, ``-`` for standard input, or a bundled example."""
-    shown = "<stdin>" if name == "-" else name
-    try:
-        if name == "-":
-            if sys.stdin is None:
-                _die("standard input is closed")
-            raw = sys.stdin.buffer.read()
-        else:
-            path = _find(name)
-            if path is None:
-                _die(f"there is no script {name!r}{_near_example(name)}")
-            raw = path.read_bytes()
-        return raw.decode("utf-8"), shown
-    except UnicodeDecodeError as error:
-        _die(f"{shown}: byte {error.start} is no UTF-8; a script is a text file")
-    except OSError as error:
-        _die(f"{shown}: {error.strerror}")
-
-
-def _find(name: str) -> Path | None:
-    """A file by its path, or a bundled example by its name."""
-    from .data import find_example
-
-    try:
-        return find_example(name)
-    except OSError as error:
-        _die(f"{name}: {error.strerror}")
-
-
-def _near_example(name: str) -> str:
-    from .data import examples
-    from .script.values import nearest
-
-    near = nearest(name, [path.stem for path in examples()])
-    return f"; did you mean the example {near[0]!r}?" if near else ""
-
-
-def _machine(base: str | None, config: Config) -> Machine | None:
-    if base is None:
-        return None
-    from .kernel.errors import VmvizError
-    from .live.load import open_base
-
-    try:
-        machine, image = open_base(base, config)
-    except VmvizError as error:
-        _die(str(error))
-    _warn_of(image, f"{base}: ")
-    return machine
-
-
-def _pinned(kernel: str | None, zap_contract: str | None) -> set[str]:
-    """The dials that were given: a script must not set them to something else."""
-    return {name for name, value in (("kernel", kernel), ("zap_contract", zap_contract)) if value is not None}
-
-
-def _warn_of(image: ProcessImage, what: str = "") -> None:
-    """What is not known of a process: the right that is missing, and the warnings."""
-    if image.missing_right:
-        _warn(f"vmviz: {what}missing right: {image.missing_right}")
-    for warning in image.warnings:
-        _warn(f"vmviz: {what}{warning}")
 
 
 @main.command()
@@ -221,7 +103,7 @@ def _warn_of(image: ProcessImage, what: str = "") -> None:
     help="With an strace log: /proc/PID/maps, for what no call tells.",
 )
 @click.option("--pid", type=int, default=None, help="With an strace log: the process to look at in the end.")
-@_dials
+@dials
 def run(
     script: str,
     json_: bool,
@@ -245,17 +127,17 @@ def run(
     from .script.report import Report
     from .script.runner import Runner
 
-    text, name = _read_script(script)
-    config = _config(kernel, zap_contract)
+    text, name = read_script(script)
+    config = config_of(kernel, zap_contract)
     from .script.parser import looks_like_strace
 
     if strace or layout is not None or pid is not None or looks_like_strace(text):
         if base is not None:
-            _die("an strace log begins with a machine of its own; --base has no place there")
-        report = Report(_echo, name, as_json=json_, check=check, trace=trace)
+            die("an strace log begins with a machine of its own; --base has no place there")
+        report = Report(echo, name, as_json=json_, check=check, trace=trace)
         raise SystemExit(_replay(text, name, config, report, state=state, layout=layout, pid=pid))
-    runner = Runner(_machine(base, config), config, pinned=_pinned(kernel, zap_contract))
-    report = Report(_echo, name, as_json=json_, check=check, trace=trace)
+    runner = Runner(machine_on(base, config), config, pinned=pinned(kernel, zap_contract))
+    report = Report(echo, name, as_json=json_, check=check, trace=trace)
     wrong: ScriptError | None = None
     try:
         parsed = runner.parse(text, name)
@@ -267,9 +149,9 @@ def run(
         report.state(runner.machine)
     failed = report.finish()
     for line in failed:
-        _warn(line)
+        warn(line)
     if wrong is not None:
-        _warn(str(wrong))
+        warn(str(wrong))
         raise SystemExit(EXIT_USAGE)
     raise SystemExit(EXIT_EXPECTATION if failed else 0)
 
@@ -288,22 +170,22 @@ def _replay(
             with open(layout, encoding="utf-8", errors="surrogateescape") as file:
                 areas = parse_layout(file.read())
         except OSError as error:
-            _die(f"{layout}: {error.strerror}")
+            die(f"{layout}: {error.strerror}")
         except ValueError as error:
-            _die(f"{layout}: {error}")
+            die(f"{layout}: {error}")
     try:
         replay = Replay(text, name, config, host=ThisHost(), layout=areas, keep=pid)
         for outcome, statement in replay.run():
             report.add(replay.machine, outcome, statement)
     except ScriptError as error:
-        _warn(str(error))
+        warn(str(error))
         return EXIT_USAGE
     report.tally(replay.tally)
     if state:
         report.state(replay.machine)
     failed = report.finish()
     for line in failed:
-        _warn(line)
+        warn(line)
     return EXIT_EXPECTATION if failed else 0
 
 
@@ -312,7 +194,7 @@ def _replay(
 @click.option(
     "--tables", "output", required=True, metavar="FILE", help="Where to write the final page tables."
 )
-@_dials
+@dials
 def export(script: str, output: str, kernel: str | None, zap_contract: str | None) -> None:
     """Run SCRIPT and write its final page tables to FILE, for another MMU to walk.
 
@@ -323,42 +205,42 @@ def export(script: str, output: str, kernel: str | None, zap_contract: str | Non
     from .script.errors import ScriptError
     from .script.runner import Runner
 
-    text, name = _read_script(script)
-    runner = Runner(config=_config(kernel, zap_contract))
+    text, name = read_script(script)
+    runner = Runner(config=config_of(kernel, zap_contract))
     try:
         for statement in runner.parse(text, name).statements:
             runner.run(statement, text, name)
     except ScriptError as error:
-        _warn(str(error))
+        warn(str(error))
         raise SystemExit(EXIT_USAGE) from None
     try:
         image = write_tables(runner.machine, output)
     except OSError as error:
-        _die(f"{output}: {error.strerror}", EXIT_OUTPUT)
+        die(f"{output}: {error.strerror}", EXIT_OUTPUT)
     for line in image.lines():
-        _echo(line)
+        echo(line)
 
 
 @main.command("open")
 @click.argument("target")
-@_dials
+@dials
 @click.pass_context
 def open_(ctx: click.Context, target: str, kernel: str | None, zap_contract: str | None) -> None:
     """Open a real process (PID or self), a snapshot, or a script in the app.
 
     Strictly read-only for the process.
     """
-    config = _config(kernel, zap_contract)
-    path = None if target.isdigit() or target == "self" else _find(target)
+    config = config_of(kernel, zap_contract)
+    path = None if target.isdigit() or target == "self" else find_script(target)
     if path is not None and path.suffix == ".vmv":
         from .script.errors import ScriptError
         from .session.story import script_session
 
-        text, name = _read_script(target)
+        text, name = read_script(target)
         try:
-            session = script_session(text, name, config, _pinned(kernel, zap_contract))
+            session = script_session(text, name, config, pinned(kernel, zap_contract))
         except ScriptError as error:
-            _warn(str(error))
+            warn(str(error))
             raise SystemExit(EXIT_USAGE) from None
         _app(ctx, session)
         return
@@ -369,7 +251,7 @@ def open_(ctx: click.Context, target: str, kernel: str | None, zap_contract: str
     try:
         machine, image = open_base(target, config)
     except VmvizError as error:
-        _die(str(error))
+        die(str(error))
     _app(ctx, live_session(machine, image))
 
 
@@ -385,12 +267,12 @@ def snapshot(pid: str, output: str) -> None:
         image = read_process(pid)
         write_snapshot(image, output)
     except VmvizError as error:
-        _die(str(error))
+        die(str(error))
     except OSError as error:
-        _die(f"{output}: {error.strerror}")
-    _warn_of(image)
+        die(f"{output}: {error.strerror}")
+    warn_of(image)
     amounts = f"{_counted(len(image.vmas), 'VMA')}, {_counted(len(image.pages.vpn), 'page')}"
-    _echo(f"{output}: {image.name} (pid {image.pid}), {amounts}")
+    echo(f"{output}: {image.name} (pid {image.pid}), {amounts}")
 
 
 def _counted(n: int, noun: str) -> str:
@@ -403,7 +285,7 @@ def themes() -> None:
     from .tui.themes import available_themes, load_theme
 
     for name in available_themes():
-        _echo(f"{name:16} {load_theme(name).description}")
+        echo(f"{name:16} {load_theme(name).description}")
 
 
 @main.command()
@@ -412,7 +294,7 @@ def calls() -> None:
     from .script.functions import FUNCTIONS
 
     for function in FUNCTIONS.values():
-        _echo(f"{function.signature}\n    {function.about}")
+        echo(f"{function.signature}\n    {function.about}")
 
 
 @main.command()
@@ -427,9 +309,9 @@ def conform(paths: tuple[str, ...], json_: bool) -> None:
     from .kernel.errors import VmvizError
 
     try:
-        status = run_conform(paths, _echo, as_json=json_)
+        status = run_conform(paths, echo, as_json=json_)
     except VmvizError as error:
-        _die(str(error))
+        die(str(error))
     except OSError as error:
-        _die(f"{error.filename}: {error.strerror}")
+        die(f"{error.filename}: {error.strerror}")
     raise SystemExit(status)

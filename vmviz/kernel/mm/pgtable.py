@@ -220,26 +220,6 @@ class TableArena:
         shift, mask = (self.page_shift, self.leaf_mask) if level == len(self.upper) else self.upper[level]
         return (row << self.bits) | ((va >> shift) & mask)
 
-    def ensure_table(self, pgd: int, va: int, counters: Any, level: int) -> None:
-        """Allocate the tables on the way to ``va``, down to the table of ``level`` (`pud_alloc` and its
-        like).
-
-        Raises `OutOfMemory` when no frame is free; tables made before that stay.
-        """
-        row, j = pgd, self.journal
-        for n, (shift, mask) in enumerate(self.upper[:level]):
-            slot = (row << self.bits) | ((va >> shift) & mask)
-            entry = self.flat[slot]
-            if entry:
-                row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
-                continue
-            name = _ALLOC_NAMES[self.mode.levels[n + 1].name]
-            j.enter(name, ("address", va))
-            row = self.alloc_table(n + 1)
-            j.write(self, slot, (self.pfn_of.flat[row] << 12) | _PAGE_TABLE)
-            j.add(counters, "pgtables", 4096)
-            j.leave(name, 0)
-
     def segments(self, pgd: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """The slots of ``[start, end)`` where tables exist: ``(slot, nr_entries, address)``, one per
         last-level table.

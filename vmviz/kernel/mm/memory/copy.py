@@ -93,7 +93,7 @@ def _copy_tables(parent: Mm, child: Mm, row: int, level: int, base: int, start: 
         if arena.flat[slot] & _PAGE_PSE:
             continue
         low = max(start, base + (i << shift))
-        arena.ensure_table(child.pgd, low, child.counters, level + 1)
+        arena.ensure_level(child.pgd, low, child.counters, level + 1)
         high = min(end, base + ((i + 1) << shift))
         _copy_tables(parent, child, arena.child_row(slot), level + 1, base + (i << shift), low, high)
 

@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from vmviz.kernel import Machine, SignalRaised
+from vmviz.kernel import KernelError, Machine, SignalRaised
 from vmviz.kernel.mm.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED
 from vmviz.kernel.mm.page_alloc import OutOfMemory
 from vmviz.kernel.trace.bulk import Bulk
@@ -158,6 +158,26 @@ def test_a_table_that_cannot_be_had_leaves_the_calls_balanced() -> None:
     start = m.journal.end[0]
     with pytest.raises(OutOfMemory):
         m.store(far)
+    calls_are_closed(m, start)
+
+
+def test_a_fork_that_finds_no_table_leaves_the_calls_balanced() -> None:
+    m = Machine(ram=1 << 20, vdso=False)
+    a = m.mmap(0x10000000, 1 << 20, "rw", "private")
+    with contextlib.suppress(OutOfMemory):
+        m.store(a, 1 << 20)
+    for _ in range(2):  # room for the root and the first table on the way, not for the next
+        m.munmap(a, 4096)
+        a += 4096
+    free = m.frames.states.buddy.nr_free()
+    start = m.journal.end[0]
+    with pytest.raises(KernelError, match="ENOMEM"):
+        m.fork()
+    calls_are_closed(m, start)
+    assert (m.frames.states.buddy.nr_free(), verify(m)) == (free, [])
+
+
+def calls_are_closed(m: Machine, start: int) -> None:
     open_calls: list[str] = []
     for record in m.journal.records[start:]:
         if isinstance(record, Enter):

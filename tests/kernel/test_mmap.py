@@ -19,9 +19,11 @@ from vmviz.kernel.mm.flags import (
     MAP_PRIVATE,
     MAP_SHARED,
     MAP_SHARED_VALIDATE,
+    MAP_SYNC,
     O_CREAT,
     O_RDONLY,
     O_WRONLY,
+    VM_SYNC,
 )
 from vmviz.kernel.mm.vma import vma_name
 from vmviz.kernel.verify import verify
@@ -85,6 +87,15 @@ def test_mmap_errors_of_files(m: Machine) -> None:
     fd = m.memfd_create("f")
     assert errno_of(m, 0, 2 * PAGE, 3, MAP_SHARED, fd, (1 << 63) - PAGE) == "EOVERFLOW"
     assert errno_of(m, 0, 2 * PAGE, 3, MAP_SHARED, fb, TOP - PAGE) == "EOVERFLOW"
+    for unknown in (MAP_SYNC, MAP_FIXED_NOREPLACE):  # only DAX files know MAP_SYNC; the check precedes EACCES
+        assert errno_of(m, B + 8 * PAGE, PAGE, 3, MAP_SHARED_VALIDATE | unknown, fb_ro) == "EOPNOTSUPP"
+
+
+def test_map_sync_is_kept_where_nobody_validates_it(m: Machine) -> None:
+    m.mmap(B + 8 * PAGE, PAGE, 3, ANON | MAP_SYNC)
+    vma = m.mm.vma_at(B + 8 * PAGE)
+    assert vma is not None
+    assert vma.vm_flags & VM_SYNC
 
 
 def test_a_driver_that_refuses_leaves_no_trace_but_the_hole(m: Machine) -> None:

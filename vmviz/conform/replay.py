@@ -38,6 +38,7 @@ _MAP = {
     "growsdown": F.MAP_GROWSDOWN,
     "stack": F.MAP_STACK,
     "locked": F.MAP_LOCKED,
+    "sync": F.MAP_SYNC,
 }
 
 

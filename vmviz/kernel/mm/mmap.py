@@ -14,6 +14,7 @@ from ..errors import CallerBugError, KernelError
 from .filemap import MEMORY_KINDS, get_inode, put_inode
 from .flags import (
     F_SEAL_WRITE,
+    LEGACY_MAP_MASK,
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
@@ -162,6 +163,8 @@ def _check_reach(backing: Backing, pgoff: int, size: int) -> None:
 def _file_flags(backing: Backing, kind: int, prot: int, flags: int, vm_flags: int) -> int:
     mode = backing.file.flags & O_ACCMODE
     if kind in (MAP_SHARED, MAP_SHARED_VALIDATE):
+        if kind == MAP_SHARED_VALIDATE and flags & ~LEGACY_MAP_MASK:
+            _fail("EOPNOTSUPP", f"{backing.file.path} does not support {flags & ~LEGACY_MAP_MASK:#x}")
         if prot & PROT_WRITE and mode == O_RDONLY:
             _fail("EACCES", f"{backing.file.path} is open read-only; a shared writable mapping needs O_RDWR")
         vm_flags |= VM_SHARED | VM_MAYSHARE

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from vmviz.kernel import KernelError, Machine, SignalRaised
 from vmviz.kernel.arch.x86 import swp_offset, swp_type
 from vmviz.kernel.fs.proc import kpageflags, pagemap_entry
+from vmviz.kernel.fs.task_mmu import smap_fields
 from vmviz.kernel.mm import flags as F
 from vmviz.kernel.mm.frames import PG_DIRTY, PG_EXCLUSIVE, PG_MLOCKED, PG_SWAPBACKED, PG_SWAPCACHE
 from vmviz.kernel.mm.memory.swap import _window
@@ -487,3 +488,18 @@ def test_random_walks_keep_every_invariant_and_undo_exactly(
     assert m.digest() == end
     names = {r.func for r in m.journal.records if isinstance(r, Enter | Bulk)}
     assert [name for name in sorted(names) if not explain(name).sentence] == []
+
+
+@pytest.mark.parametrize("n", range(4))
+def test_a_swap_entry_alone_is_known_by_any_offset(n: int) -> None:
+    # The offset is kept inverted from bit 9 on: every other entry has the bit that marks raw frames.
+    m = machine()
+    m.store(BASE, PAGES << 12, 1)
+    m.madvise(BASE, 4 << 12, F.MADV_PAGEOUT)
+    assert {swp_offset(e) & 1 for k, e in entries(m).items() if k < 4} == {0, 1}
+    m.mprotect(BASE + (n << 12), 1 << 12, F.PROT_READ)
+    vma = m.vma(BASE + (n << 12))
+    assert smap_fields(m.mm, vma)["Swap"] == 4
+    m.munmap(vma.start, vma.size)
+    assert m.mm.counters.data["swap"] == 3
+    assert verify(m) == []

@@ -19,8 +19,8 @@ RSS_OF_KIND = {ANON_PAGE: "anon", FILE_PAGE: "file", SHMEM_PAGE: "shmem"}
 
 def kinds_of(mm: Mm, values: NDArray[np.uint64]) -> NDArray[np.int8]:
     """What is behind each entry (`vm_normal_page`): RAW, or a kind of page."""
-    special = (values & np.uint64(_PAGE_SPECIAL)) != 0
     present = (values & np.uint64(_PAGE_PRESENT | _PAGE_PROTNONE)) != 0
+    special = present & ((values & np.uint64(_PAGE_SPECIAL)) != 0)  # the bit belongs to a swap entry's offset
     if special.all():
         return np.zeros(len(values), np.int8)
     kinds = np.where(special, RAW, FILE_PAGE).astype(np.int8)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..kernel.errors import KernelError, Refusal, SignalRaised, UnsupportedError
-from ..kernel.exec import PIE_BASE, TEXT_SIZE, VDSO, VVAR, set_brk
+from ..kernel.exec import PIE_BASE, TEXT_SIZE, VVAR, set_brk
 from ..kernel.machine import Machine
 from ..kernel.mm import flags as F
 from ..kernel.mm.shmem import SEAL_NAMES
@@ -21,8 +21,14 @@ from .scn import BASE, Operation, number
 RAM = 256 << 20
 """Less than the traced machine's 1 GiB: frames from 0x10000 on are the device's, as there."""
 
-TRACED_RAM = 240_000
-"""About the pages that the traced kernel manages: of 1 GiB, less the device's part, less itself."""
+TRACED_RAM = 229_552
+"""The pages that the traced kernel manages (MemTotal): of 1 GiB, less the device's part, less itself."""
+
+TRACED_SWAP = 16_383
+"""The slots of the 64 MiB device, less its header."""
+
+OWN_BASE = 0x1000_0000
+"""Where the rest of the traced program's own memory lies: outside every window."""
 
 _PROT = {"r": F.PROT_READ, "w": F.PROT_WRITE, "x": F.PROT_EXEC, "-": 0}
 _MAP = {
@@ -60,16 +66,21 @@ def _bits(words: str, values: dict[str, int]) -> int:
 
 
 class Replayer:
-    """One machine on which the operations of a scenario run, in order."""
+    """One machine on which the operations of a scenario run, in order.
 
-    def __init__(self, window: tuple[int, int] = (BASE, 0x1100_0000_0000)) -> None:
+    ``total_vm`` are the pages of address space that the traced program itself has: they count against
+    limits, and mlockall locks them.
+    """
+
+    def __init__(self, window: tuple[int, int] = (BASE, 0x1100_0000_0000), total_vm: int = 0) -> None:
         self.machine = Machine(ram=RAM, zap_contract="void")
         s = self.machine.sys
         s.cap_sys_rawio = s.cap_ipc_lock = s.cap_sys_admin = True  # every scenario runs as root
-        s.totalram_pages, s.total_swap_pages = TRACED_RAM, 16384
+        s.totalram_pages, s.total_swap_pages = TRACED_RAM, TRACED_SWAP
         self.window = window
         self.machine.execve("/bin/run-oracle")
         self._prefault()
+        self._fill(total_vm)
         self.forks: list[int] = []
         self.kept: list[int] = []
         self.oracle: Oracle = add_oracle(self.machine)
@@ -80,10 +91,22 @@ class Replayer:
         self.machine.seal()
 
     def _prefault(self) -> None:
-        """The pages of the traced program itself: of no interest, so they are there before the start."""
+        """The pages of the traced program itself: of no interest, so they are there before the start (all but
+        the vDSO's, which it never uses).
+        """
         self.machine.load(PIE_BASE, TEXT_SIZE)
-        for page in (VVAR, VDSO):
-            self.machine.load(page)
+        self.machine.load(VVAR)
+
+    def _fill(self, total_vm: int) -> None:
+        """Give the program its stack and its size, all of it there before the start."""
+        m = self.machine
+        stack = next(vma for vma in m.mm.vmas if vma.name == "[stack]")
+        m.store(stack.start, stack.size)
+        missing = total_vm - m.mm.counters.data["total_vm"]
+        if missing > 0:
+            m.mmap(OWN_BASE, missing << 12, "rw", F.MAP_PRIVATE | F.MAP_ANONYMOUS | F.MAP_FIXED)
+            m.store(OWN_BASE, missing << 12)
+        m.sys.commit.data["committed"] += total_vm  # the first process of the traced system is as large
 
     def run(self, op: Operation) -> dict[str, Any]:
         """Run one operation; returns the result fields of a record.  Raises `UnsupportedError` naming the

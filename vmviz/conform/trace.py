@@ -59,7 +59,8 @@ class TraceResult:
 @attrs.frozen
 class Trace:
     """A recording: its window (bytes), its records of operations, the scenario's operations, and the
-    operation that killed the kernel (None: nothing did).
+    operation that killed the kernel (None: nothing did); ``total_vm`` are the pages that the traced program
+    had mapped at the start (0: not told).
     """
 
     name: str
@@ -68,6 +69,7 @@ class Trace:
     operations: tuple[Operation, ...]
     fatal: Operation | None = None
     from_scenario: bool = True
+    total_vm: int = 0
 
 
 def read_trace(path: Path) -> Trace:
@@ -80,6 +82,7 @@ def read_trace(path: Path) -> Trace:
         low, high = (int(x, 16) for x in records[0]["window"])
     except (LookupError, TypeError, ValueError) as error:
         raise TraceError(f"{path}: it does not begin with the header of a trace") from error
+    total_vm = (records[0].get("start_mm") or {}).get("total_vm", 0)
     done = tuple(r for r in records if "op" in r)
     last = records[-1]
     unfinished = next((r["unfinished"] for r in records if "unfinished" in r), None)
@@ -91,10 +94,10 @@ def read_trace(path: Path) -> Trace:
         if len(operations) < len(done):
             raise TraceError(f"{path}: {scenario.name} has fewer operations than the recording")
         fatal = operations[len(done)] if unfinished is not None else None
-        return Trace(path.stem, (low, high), done, operations, fatal)
+        return Trace(path.stem, (low, high), done, operations, fatal, total_vm=total_vm)
     operations = tuple(_operation(r) for r in done)
     fatal = _operation(json.loads(unfinished + "}")) if unfinished is not None else None
-    return Trace(path.stem, (low, high), done, operations, fatal, from_scenario=False)
+    return Trace(path.stem, (low, high), done, operations, fatal, from_scenario=False, total_vm=total_vm)
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
@@ -127,7 +130,7 @@ def replay_trace(path: Path) -> TraceResult:
     difference as well.  Raises what `read_trace` raises.
     """
     trace = read_trace(path)
-    player = Replayer(trace.window)
+    player = Replayer(trace.window, trace.total_vm)
     result = TraceResult(trace.name, len(trace.operations), recorded=len(trace.records))
     todo = _with_nesting(trace.operations)
     for record in trace.records:

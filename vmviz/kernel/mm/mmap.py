@@ -98,7 +98,7 @@ def do_mmap(
 
     ``shmem_setup`` makes the file of a shared anonymous mapping of so many bytes (`shmem_zero_setup`).
     Errors, in the kernel's order: EINVAL, ENOMEM, EPERM, EEXIST, EAGAIN, EOVERFLOW, EACCES, ENODEV, and the
-    driver's own. Not simulated: seals; of MAP_HUGETLB only that the pool is empty.
+    driver's own. Not simulated: of MAP_HUGETLB only that the pool is empty.
     """
     if offset & 4095:
         _fail("EINVAL", f"offset {offset:#x} is not page aligned")
@@ -178,6 +178,11 @@ def _file_flags(backing: Backing, kind: int, prot: int, flags: int, vm_flags: in
         _fail("ENODEV", f"{backing.file.path} cannot be mapped")
     if flags & MAP_GROWSDOWN:
         _fail("EINVAL", "MAP_GROWSDOWN needs an anonymous mapping")
+    if vm_flags & VM_SHARED and backing.inode.seals & F_SEAL_WRITE:
+        # Before anything is unmapped, unlike F_SEAL_FUTURE_WRITE, which the file's mmap method asks for.
+        if vm_flags & VM_WRITE:
+            _fail("EPERM", f"{backing.file.path} is sealed against writing: no shared mapping can write")
+        vm_flags &= ~VM_MAYWRITE
     return vm_flags
 
 
@@ -237,8 +242,6 @@ def mmap_region(
     end = addr + size
     j.enter("mmap_region", ("addr", addr), ("len", size), ("vm_flags", vm_flags))
     try:
-        if backing is not None and vm_flags & VM_SHARED and backing.inode.seals & F_SEAL_WRITE:
-            _fail("EPERM", f"{backing.file.path} is sealed against writing: no shared mapping can write")
         _make_room(mm, addr, size, vm_flags, backing is None and shmem_setup is not None)
     except KernelError as error:
         j.leave("mmap_region", error.errno)

@@ -16,12 +16,14 @@ from .flags import (
     F_SEAL_WRITE,
     O_ACCMODE,
     O_RDONLY,
+    VM_MAYWRITE,
     VM_SHARED,
 )
 from .mm_types import File, Inode, System
 from .truncate import END, mappings_of, truncate_inode_pages_range, truncate_pagecache, unmap_mapping_range
 
 F_ALL_SEALS = 31
+TOP = 1 << 64
 SEAL_NAMES = {
     "seal": F_SEAL_SEAL,
     "shrink": F_SEAL_SHRINK,
@@ -57,7 +59,8 @@ def resize(system: System, file: File, size: int) -> None:
 def punch_hole(system: System, file: File, offset: int, length: int, func: str = "fallocate") -> None:
     """Deallocate bytes ``[offset, offset + length)`` of a file, whose size stays (FALLOC_FL_PUNCH_HOLE).
 
-    Whole pages leave the cache and all shared mappings; private copies stay.  Errors, in the kernel's order:
+    Whole pages leave the cache and all mappings; private copies stay.  A hole that ends inside the first page
+    loses the entries of all pages behind it: the kernel's last byte to unmap wraps.  Errors, in the kernel's order:
     EINVAL (length 0 or negative), EBADF (not open for writing), ENODEV (a device), EOPNOTSUPP (a file system
     without holes; simplified: all but memory files), EPERM (sealed against writing).
     """
@@ -75,8 +78,8 @@ def punch_hole(system: System, file: File, offset: int, length: int, func: str =
     j = system.journal
     j.enter("shmem_fallocate", ("inode", inode.id), ("offset", offset), ("len", length))
     low, high = (offset + 4095) & -4096, (offset + length) & -4096
-    if high > low:
-        unmap_mapping_range(system, inode.id, low, high - low, False)
+    if high > low or not high:
+        unmap_mapping_range(system, inode.id, low, (high - low) % TOP, False)
     truncate_inode_pages_range(system, inode, offset, offset + length)
     j.leave("shmem_fallocate", 0)
 
@@ -106,6 +109,6 @@ def add_seals(system: System, file: File, seals: int) -> None:
         raise KernelError("EPERM", "fcntl", f"{file.path} takes no more seals")
     if seals & ~inode.seals & F_SEAL_WRITE:
         for _, vma in mappings_of(system, inode.id, 0, END):
-            if vma.vm_flags & VM_SHARED:
+            if vma.vm_flags & (VM_SHARED | VM_MAYWRITE) == VM_SHARED | VM_MAYWRITE:
                 raise KernelError("EBUSY", "fcntl", f"{file.path} is mapped shared at {vma.start:#x}")
     system.journal.write(system.inodes, inode.id, attrs.evolve(inode, seals=inode.seals | seals))

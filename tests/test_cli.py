@@ -338,7 +338,7 @@ def test_frame_numbers_are_hexadecimal() -> None:
 
 
 def test_too_many_contents_are_refused_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmviz.kernel.mm.frames.MAX_CONTENTS", 300)
+    monkeypatch.setattr("vmviz.kernel.mm.contents.MAX_CONTENTS", 300)
     lines = ["a = mmap(NULL, 4K, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0)"]
     lines += [f'store(a, "{i}")' for i in range(1000, 1300)]
     out = invoke("run", "-", stdin="\n".join(lines))

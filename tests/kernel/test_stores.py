@@ -11,7 +11,8 @@ from hypothesis import given, settings
 
 from vmviz.kernel.arch import get_mode
 from vmviz.kernel.errors import UnsupportedError
-from vmviz.kernel.mm.frames import MAX_CONTENTS, UNKNOWN_CONTENT, Contents, DeviceRegion, Frames
+from vmviz.kernel.mm.contents import MAX_CONTENTS, UNKNOWN_CONTENT, Contents
+from vmviz.kernel.mm.frames import DeviceRegion, Frames
 from vmviz.kernel.mm.page_alloc import ANON, FREE, RESERVED, FrameStates, OutOfMemory, Zone, zones_of
 from vmviz.kernel.mm.pgtable import TableArena
 from vmviz.kernel.trace.bulk import AddLane, Bulk, CountLane, SetLane

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vmviz.kernel import Machine
-from vmviz.kernel.arch.x86 import _PAGE_DIRTY, _PAGE_PSE, _PAGE_TABLE
-from vmviz.kernel.fs.task_mmu import hugepage_vma_check, map_line, maps, smap_fields, smap_text, smaps
+from vmviz.kernel.arch.x86 import _PAGE_DIRTY
+from vmviz.kernel.fs.task_mmu import map_line, maps, smap_fields, smap_text, smaps
 from vmviz.kernel.mm.flags import (
     MADV_DONTNEED,
     MADV_FREE,
@@ -20,7 +20,7 @@ from vmviz.kernel.mm.flags import (
     VM_HUGEPAGE,
     VM_NOHUGEPAGE,
 )
-from vmviz.kernel.mm.frames import PG_ANON, PG_SWAPBACKED
+from vmviz.kernel.mm.huge_memory import hugepage_vma_check
 from vmviz.kernel.verify import verify
 
 PAGE = 4096
@@ -173,16 +173,16 @@ def test_thirds_of_pages_are_rounded_down() -> None:
 )
 def test_a_huge_page(mode: str, users: int, dirty: bool, expected: dict[str, int]) -> None:
     m = Machine(ram=64 << 20, vdso=False, mode=mode)
+    m.thp("always")
     at = m.mmap(BASE, 8 << 20, "rw", "private")
-    slot = m.arena.ensure_level(m.mm.pgd, at + (2 << 20), m.mm.counters, len(m.arena.upper) - 1)
-    pfn = 4096
-    m.journal.write(m.arena, slot, pfn << 12 | _PAGE_TABLE & ~_PAGE_DIRTY | _PAGE_PSE | dirty * _PAGE_DIRTY)
-    m.journal.write(m.frames.flags, pfn, PG_ANON | PG_SWAPBACKED)
-    m.journal.write(m.frames.refcount, pfn, users)
-    for i in range(512):
-        m.journal.write(m.frames.mapcount, pfn + i, users)
+    m.store(at + (2 << 20))
+    slot = m.arena.huge_slot(m.mm.pgd, at + (2 << 20))
+    if not dirty:
+        m.journal.write(m.arena, slot, m.arena.flat[slot] & ~_PAGE_DIRTY)
+    if users == 2:
+        m.fork()
     common = dict.fromkeys(("Rss", "Anonymous", "AnonHugePages", "Referenced"), 2048)
-    assert numbers(m, at) == common | expected
+    assert numbers(m, at) == common | expected | {"THPeligible": 1}
 
 
 @pytest.mark.parametrize(
@@ -202,9 +202,10 @@ def test_a_huge_page(mode: str, users: int, dirty: bool, expected: dict[str, int
 def test_thp_eligible(start: int, size: int, policy: str, advice: int, eligible: bool) -> None:
     m = machine()
     at = m.mmap(BASE + start, size, "rw", "private")
+    m.thp(policy)
     vma = m.vma(at)
     assert vma.start == BASE + start
-    assert hugepage_vma_check(m.mm, vma.replace(vm_flags=vma.vm_flags | advice), policy) == eligible
+    assert hugepage_vma_check(m.mm, vma.replace(vm_flags=vma.vm_flags | advice), smaps=True) == eligible
 
 
 def test_a_device_of_raw_frames_counts_nothing() -> None:

@@ -142,6 +142,8 @@ GOOD = [
     ("get_user_pages(a, 8K)", "8192"),
     ("get_user_pages(fb, 4K)", "-1 EFAULT"),
     ("clear_refs(4)", "0"),
+    ('thp("always")', "0"),
+    ('thp("sometimes")', "-1 EINVAL"),
     ("clear_refs(6)", "-1 EINVAL"),
     ("pagemap(a)", "0x80000000000000"),
     ("pagemap(0)", "0x0"),

@@ -12,7 +12,16 @@ from typing import Any
 import attrs
 import numpy as np
 
-from ..kernel.arch.x86 import _PAGE_SPECIAL, SWP_OFFSET_MASK, is_swap_pte, pte_flags, pte_pfn, swp_type
+from ..kernel.arch.x86 import (
+    _PAGE_PSE,
+    _PAGE_SPECIAL,
+    SWP_OFFSET_MASK,
+    is_swap_pte,
+    pmd_pfn,
+    pte_flags,
+    pte_pfn,
+    swp_type,
+)
 from ..kernel.fs.proc import kpagecount, kpageflags, pagemap_entry
 from ..kernel.fs.task_mmu import smap_fields, vmflags_text
 from ..kernel.machine import Machine
@@ -20,6 +29,7 @@ from ..kernel.mm.frames import (
     PG_ANON,
     PG_DIRTY,
     PG_EXCLUSIVE,
+    PG_HEAD,
     PG_LRU,
     PG_MLOCKED,
     PG_RESERVED,
@@ -41,6 +51,7 @@ _PAGE_FLAGS = (
     ("mlocked", PG_MLOCKED),
     ("unevict", PG_UNEVICTABLE),
     ("swapbacked", PG_SWAPBACKED),
+    ("compound", PG_HEAD),
 )
 _KPF_STABLE = ((1 << 27) - 1) & ~(1 << 2 | 1 << 6)
 """The low 27 bits of kpageflags without REFERENCED and ACTIVE."""
@@ -83,8 +94,9 @@ def counters_of(machine: Machine) -> dict[str, int]:
 
 
 def leaves_of(machine: Machine, start: int, end: int) -> dict[int, int]:
-    """The non-empty leaf entries of a range by address."""
-    arena, out = machine.sys.arena, {}
+    """The non-empty leaf entries of a range by address, huge ones included."""
+    arena = machine.sys.arena
+    out = {va: arena.flat[slot] for slot, va in arena.huge_leaves(machine.mm.pgd, start, end)}
     for slot, n, va in arena.segments(machine.mm.pgd, start, end):
         for i in np.flatnonzero(arena.entries[slot : slot + n]).tolist():
             out[va + (i << 12)] = arena.flat[slot + i]
@@ -102,7 +114,8 @@ def tables_of(machine: Machine, start: int, end: int) -> set[tuple[str, int]]:
         if level == len(levels) - 1:
             return
         shift = levels[level].shift
-        for i in np.flatnonzero(arena.rows[row]).tolist():
+        tables = (arena.rows[row] != 0) & (arena.rows[row] & np.uint64(_PAGE_PSE) == 0)
+        for i in np.flatnonzero(tables).tolist():
             low = base + (i << shift)
             if low < end and low + (1 << shift) > start:
                 out.add((levels[level].name, low))
@@ -227,10 +240,10 @@ def _entries(
     for run in recorded:
         if not run["leaf"]:
             continue
-        va = int(run["va"], 16)
-        frames += [(va + (i << 12), int(p, 16)) for i, p in enumerate(run.get("pfns", []))]
+        va, step = int(run["va"], 16), shift[run["lv"]]
+        frames += [(va + (i << step), int(p, 16)) for i, p in enumerate(run.get("pfns", []))]
         for i in range(run["n"]):
-            want[va + (i << 12)] = _recorded_leaf(run, i)
+            want[va + (i << step)] = _recorded_leaf(run, i)
     leaves = leaves_of(machine, *window)
     have = {va: _leaf(machine, oracle, va, entry) for va, entry in leaves.items()}
     differ = [va for va in sorted(want.keys() | have.keys()) if want.get(va) != have.get(va)]
@@ -239,7 +252,10 @@ def _entries(
     if len(differ) > MAX_ENTRIES:
         yield Difference("more entries that differ", 0, len(differ) - MAX_ENTRIES)
     if not differ:
-        classes = [_classes([pfn for _, pfn in frames]), _classes([pte_pfn(leaves[va]) for va, _ in frames])]
+        classes = [
+            _classes([pfn for _, pfn in frames]),
+            _classes([_pfn(machine, va, leaves[va]) for va, _ in frames]),
+        ]
         if classes[0] != classes[1]:
             yield Difference("frames shared by entries", classes[0], classes[1])
 
@@ -265,11 +281,16 @@ def _recorded_leaf(run: dict[str, Any], i: int) -> dict[str, Any]:
     return out
 
 
+def _pfn(machine: Machine, va: int, entry: int) -> int:
+    return pmd_pfn(entry) if machine.sys.arena.huge_slot(machine.mm.pgd, va) >= 0 else pte_pfn(entry)
+
+
 def _leaf(machine: Machine, oracle: Oracle, va: int, entry: int) -> dict[str, Any]:
-    out: dict[str, Any] = {"lv": "pte", "pm": hex(pagemap_entry(machine.mm, va) >> 55)}
+    huge = machine.sys.arena.huge_slot(machine.mm.pgd, va) >= 0
+    out: dict[str, Any] = {"lv": "pmd" if huge else "pte", "pm": hex(pagemap_entry(machine.mm, va) >> 55)}
     if is_swap_pte(entry):
         return out | {"fl": hex(entry & ~SWP_OFFSET_MASK), "cls": "swap", "swtype": swp_type(entry)}
-    pfn = pte_pfn(entry)
+    pfn = pmd_pfn(entry) if huge else pte_pfn(entry)
     out["fl"] = hex(pte_flags(entry))
     if pfn == ZERO_PFN and entry & _PAGE_SPECIAL:
         return out | {"cls": "zero"}
@@ -279,8 +300,9 @@ def _leaf(machine: Machine, oracle: Oracle, va: int, entry: int) -> dict[str, An
         out["idx"] = index
     frames = machine.sys.frames
     if frames.pfn_valid(pfn):
-        flags = frames.flags.flat[pfn]
-        out["ref"], out["map"] = frames.refcount.flat[pfn], frames.mapcount.flat[pfn]
+        head = frames.head_of(pfn)
+        flags = frames.flags.flat[head] & ~PG_EXCLUSIVE | frames.flags.flat[pfn] & PG_EXCLUSIVE
+        out["ref"], out["map"] = frames.refcount.flat[head], frames.page_mapcount(pfn)
         out["kpc"] = kpagecount(machine.sys, pfn)
         out["kpf"] = hex(kpageflags(machine.sys, pfn) & _KPF_STABLE)
         out["pf"] = " ".join(name for name, bit in _PAGE_FLAGS if flags & bit)

@@ -239,6 +239,9 @@ class Replayer:
     def _op_overcommit(self, mode: str) -> dict[str, Any]:
         return {"ret": self.machine.sysctl("vm.overcommit_memory", self._number(mode))}
 
+    def _op_thp(self, policy: str) -> dict[str, Any]:
+        return {"ret": self.machine.thp(policy)}
+
     def _op_maxmaps(self, room: str) -> dict[str, Any]:
         limit = len(self.machine.mm.vmas) + self._number(room)
         return {"ret": self.machine.sysctl("vm.max_map_count", limit)}

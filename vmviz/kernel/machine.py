@@ -97,6 +97,7 @@ class Machine(Processes, Syscalls):
             s.commit,
             s.driver_pages,
             s.sysctl,
+            s.thp,
         )
         for store in (*kept, s.anon_vmas, *s.swap.stores, self.tasks, self.fds, self.running):
             j.register(store)

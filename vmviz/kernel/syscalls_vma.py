@@ -23,6 +23,7 @@ from .mm.flags import (
     VM_SHARED,
 )
 from .mm.gup import mm_populate
+from .mm.huge_memory import set_thp_policy
 from .mm.madvise import do_madvise
 from .mm.mincore import do_mincore
 from .mm.mlock import do_mlock, do_mlockall, do_munlock, do_munlockall
@@ -138,6 +139,12 @@ class VmaCalls:
         """Set a resource limit of this process in bytes (setrlimit(2)): "as", "data", "memlock", "stack"."""
         with self._span("setrlimit", ("resource", name), ("bytes", size)):
             set_rlimit(self.mm, name, size)
+        return 0
+
+    def thp(self, policy: str) -> int:
+        """Write /sys/kernel/mm/transparent_hugepage/enabled: "always", "madvise" or "never"."""
+        with self._span("enabled_store", ("policy", policy)):
+            set_thp_policy(self.sys, policy)
         return 0
 
     def sysctl(self, name: str, value: int) -> int:

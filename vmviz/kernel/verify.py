@@ -13,12 +13,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arch.x86 import _PAGE_PSE, _PAGE_RW, _PAGE_SPECIAL, is_swap_pte, pte_pfn, pte_present, swp_offset
+from .arch.x86 import (
+    _PAGE_PSE,
+    _PAGE_RW,
+    _PAGE_SPECIAL,
+    is_swap_pte,
+    pmd_pfn,
+    pte_pfn,
+    pte_present,
+    swp_offset,
+)
 from .mm.filemap import MEMORY_KINDS
 from .mm.flags import VM_ACCOUNT, VM_MIXEDMAP, VM_PFNMAP, VM_WRITE
-from .mm.frames import PG_ANON, PG_HIDDEN, PG_SWAPBACKED, PG_SWAPCACHE, ZERO_PFN
+from .mm.frames import (
+    HPAGE_PMD_NR,
+    PG_ANON,
+    PG_COMPOUND,
+    PG_HEAD,
+    PG_HIDDEN,
+    PG_SWAPBACKED,
+    PG_SWAPCACHE,
+    ZERO_PFN,
+)
 from .mm.mm_types import Mm, stat_class
 from .mm.page_alloc import ANON, DRIVER, FILE, FREE, OTHER, RESERVED, TABLE, ZERO
+from .mm.pgtable import NO_DEPOSIT
 from .mm.rmap import anon_vma_record
 from .mm.swapfile import SWAP_HAS_CACHE
 from .mm.vma import Vma
@@ -62,6 +81,7 @@ def verify_counts(machine: Machine) -> list[str]:
     frames = machine.sys.frames
     mapped: Counter[int] = Counter()
     raw: Counter[int] = Counter()
+    whole: Counter[int] = Counter()
     for mm in machine.mms.values():
         kinds = {"anon": 0, "file": 0, "shmem": 0}
         for _, entry in leaves(mm):
@@ -74,10 +94,18 @@ def verify_counts(machine: Machine) -> list[str]:
             mapped[pfn] += 1
             flags = frames.flags.flat[pfn]
             kinds["anon" if flags & PG_ANON else "shmem" if flags & PG_SWAPBACKED else "file"] += 1
+        for _, entry in huge_leaves(mm):
+            head = pmd_pfn(entry)
+            if head != machine.sys.thp.get("huge_zero_pfn"):
+                whole[head] += 1
+                kinds["anon"] += HPAGE_PMD_NR
         for name, n in kinds.items():
             if mm.counters.data[name] != n:
                 out.append(f"mm {mm.id}: {name} is {mm.counters.data[name]}, its entries make {n}")
     out += _mapcounts(machine, mapped)
+    told = {head: n for head, n in frames.compound_mapcount.data.items() if n}
+    if told != dict(whole):
+        out.append(f"compound mapcounts are {_some(told)}, huge leaves make {_some(whole)}")
     for region in frames.regions:
         have = {
             region.start_pfn + i: int(region.maps.array[i])
@@ -97,6 +125,13 @@ def leaves(mm: Mm) -> Iterator[Leaf]:
             yield va + (i << 12), int(arena.flat[slot + i])
 
 
+def huge_leaves(mm: Mm) -> Iterator[Leaf]:
+    """All huge leaves, wherever they are."""
+    arena = mm.sys.arena
+    for slot, va in arena.huge_leaves(mm.pgd, 0, 1 << mm.sys.mode.va_bits):
+        yield va, int(arena.flat[slot])
+
+
 def _some(items: dict[int, int]) -> str:
     shown = ", ".join(f"{k:#x}: {v}" for k, v in sorted(items.items())[:4])
     return "{" + shown + (", ..." if len(items) > 4 else "") + "}"
@@ -113,7 +148,8 @@ def _mapcounts(machine: Machine, mapped: Counter[int]) -> Iterator[str]:
     for pfn in sorted((told.keys() | want.keys()) - others):
         if told.get(pfn, 0) != want.get(pfn, 0):
             yield f"frame {pfn:#x}: mapcount is {told.get(pfn, 0)}, {want.get(pfn, 0)} entries map it"
-    short = np.flatnonzero(frames.mapcount.array > frames.refcount.array)
+    small = frames.flags.array & np.uint32(PG_COMPOUND) == 0
+    short = np.flatnonzero((frames.mapcount.array > frames.refcount.array) & small)
     for pfn in short.tolist()[:4]:
         refs = frames.refcount.flat[pfn]
         yield f"frame {pfn:#x}: {frames.mapcount.flat[pfn]} mappings, but only {refs} references"
@@ -142,6 +178,11 @@ def _mm(mm: Mm) -> Iterator[str]:
     for name in ("map_count", "total_vm", "data_vm", "exec_vm", "stack_vm"):
         if mm.counters.data[name] != sizes[name]:
             yield f"mm {mm.id}: {name} is {mm.counters.data[name]}, its VMAs make {sizes[name]}"
+    for address, entry in huge_leaves(mm):
+        vma = mm.vma_at(address)
+        if vma is None or vma.end < address + (HPAGE_PMD_NR << 12):
+            yield f"mm {mm.id}: the huge leaf {entry:#x} at {address:#x} leaves its VMA"
+            return
     for address, entry in leaves(mm):
         vma = mm.vma_at(address)
         if vma is None:
@@ -169,9 +210,9 @@ def _entry(mm: Mm, vma: Vma, address: int, entry: int) -> str:
         return ""
     index = vma.pgoff + ((address - vma.start) >> 12)
     if frames.states.flat[pfn] == ANON:
-        chain = anon_vma_record(mm.sys, vma.anon_vma).chain
-        if not vma.anon_vma or frames.mapping.flat[pfn] not in chain:
-            return f"maps a page of anon_vma {frames.mapping.flat[pfn]} in a VMA of anon_vma {vma.anon_vma}"
+        chain, mapping = anon_vma_record(mm.sys, vma.anon_vma).chain, frames.mapping.flat[frames.head_of(pfn)]
+        if not vma.anon_vma or mapping not in chain:
+            return f"maps a page of anon_vma {mapping} in a VMA of anon_vma {vma.anon_vma}"
         return (
             "" if frames.index.flat[pfn] == index else f"maps page {frames.index.flat[pfn]}, not page {index}"
         )
@@ -196,6 +237,12 @@ def _tables(machine: Machine) -> Iterator[str]:
                 told = arena.level_of.flat[row]
                 yield f"mm {mm.id}: the table at {base:#x} is of level {told}, not {level}"
             count += bool(level)
+            if level == len(arena.mode.levels) - 2:
+                kept, leaves_here = _deposits(mm, row)
+                count += len(kept)
+                seen |= kept
+                if leaves_here != len(kept):
+                    yield f"mm {mm.id}: {leaves_here} huge leaves at {base:#x}, {len(kept)} tables kept for them"
             if level and mm.vmas.first_overlap(base, base + span) is None:
                 yield f"mm {mm.id}: the table for {base:#x}-{base + span:#x} serves no VMA"
         if mm.counters.data["pgtables"] != count << 12:
@@ -209,6 +256,15 @@ def _tables(machine: Machine) -> Iterator[str]:
             yield f"tables: row {row} is not in use and not empty"
     if np.count_nonzero(arena.row_of.array) != len(used):
         yield "tables: the translation from frames to rows does not match"
+
+
+def _deposits(mm: Mm, row: int) -> tuple[set[int], int]:
+    """The tables kept for the huge leaves in a PMD table, and how many of its leaves want one."""
+    arena = mm.sys.arena
+    slots = [(row << arena.bits) | i for i in np.flatnonzero(arena.rows[row] & np.uint64(_PAGE_PSE)).tolist()]
+    rows = [arena.huge.get(slot) for slot in slots]
+    wanted = sum(kept != NO_DEPOSIT for kept in rows)
+    return {kept for kept in rows if kept is not None and kept != NO_DEPOSIT}, wanted
 
 
 def _walk(mm: Mm) -> Iterator[tuple[int, int, int, int]]:
@@ -255,6 +311,13 @@ def _owners(machine: Machine) -> Iterator[str]:
     cached_swap = set(s.swap.slot_of.data)
     for pfn in np.flatnonzero(~free).tolist():
         state, refs, mapped = states[pfn], frames.refcount.flat[pfn], frames.mapcount.flat[pfn]
+        if frames.flags.flat[pfn] & PG_COMPOUND:
+            head = frames.flags.flat[pfn] & PG_HEAD
+            if refs != (head and (frames.total_mapcount(pfn) or 1)):
+                yield f"frame {pfn:#x}: {refs} references to a compound page of {frames.page_mapcount(pfn)} mappings"
+            if head and state == ANON and not frames.total_mapcount(pfn):
+                yield f"frame {pfn:#x}: a compound page that nobody maps"
+            continue
         owned, want = {
             ANON: (mapped > 0 or pfn in cached_swap, mapped + (pfn in cached_swap)),
             FILE: (pfn in cached, mapped + 1),
@@ -275,8 +338,7 @@ def _tlb(machine: Machine) -> Iterator[str]:
     for tlb in machine.sys.tlbs:
         for owner, vpn, entry in tlb.entries.data.values():
             mm = machine.mms.get(owner)
-            slot = arena.lookup(mm.pgd, vpn << 12) if mm else -1
-            now = arena.flat[slot] if slot >= 0 else 0
+            now = arena.entry_at(mm.pgd, vpn << 12) if mm else 0
             if not pte_present(now) or pte_pfn(now) != pte_pfn(entry):
                 yield f"cpu {tlb.cpu}: the TLB still translates {vpn << 12:#x} to frame {pte_pfn(entry):#x}"
             elif entry & _PAGE_RW and not now & _PAGE_RW:

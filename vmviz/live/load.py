@@ -15,8 +15,8 @@ of files, devices and the kernel's own mappings are unknown: touching a missing 
 **Different**: the page tables are the simulator's own, in frames of a spare zone above the highest known
 PFN, and only those that hold a visible entry; so ``pgtables`` is not VmPTE.  Huge pages are mapped by 4 KiB
 entries.  hugetlb pages count as file pages.  Page contents are not imported: a load of an imported page gives no
-data (`vmviz.kernel.mm.frames.UNKNOWN_CONTENT`), only the bytes that are stored afterwards are known.  Hidden PFNs, and
-PFNs of 2**26 and above, are replaced by numbers of vmviz's own (page flag PG_HIDDEN), distinct for each page, which
+data (`vmviz.kernel.mm.contents.UNKNOWN_CONTENT`), only the bytes that are stored afterwards are known.  Hidden PFNs,
+and PFNs of 2**26 and above, are replaced by numbers of vmviz's own (page flag PG_HIDDEN), distinct for each page, which
 the views and ``--state`` do not show.
 """
 

@@ -25,6 +25,7 @@ from vmviz.kernel.arch.x86 import (
     PTE_PFN_MASK,
     vm_get_page_prot,
 )
+from vmviz.kernel.mm.contents import UNKNOWN_CONTENT
 from vmviz.kernel.mm.flags import VM_SHARED, VM_SOFTDIRTY, VM_WRITE
 from vmviz.kernel.mm.frames import (
     PG_ACTIVE,
@@ -38,7 +39,6 @@ from vmviz.kernel.mm.frames import (
     PG_SWAPBACKED,
     PG_UPTODATE,
     PG_ZERO,
-    UNKNOWN_CONTENT,
     ZERO_PFN,
     Frames,
 )

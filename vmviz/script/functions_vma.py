@@ -95,6 +95,13 @@ def rlimit(m: Machine, name: Value, size: Value) -> Result:
     return Result(m.rlimit(text(0, name), number(1, size, "bytes")))
 
 
+@function(
+    "policy", 'who gets transparent huge pages: "always", "madvise" (where MADV_HUGEPAGE says so) or "never"'
+)
+def thp(m: Machine, policy: Value) -> Result:
+    return Result(m.thp(text(0, policy)))
+
+
 @function("name value", 'write a sysctl, such as "vm.overcommit_memory" or "vm.max_map_count"')
 def sysctl(m: Machine, name: Value, value: Value) -> Result:
     return Result(m.sysctl(text(0, name), number(1, value, "value")))

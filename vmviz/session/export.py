@@ -10,7 +10,8 @@ import attrs
 import numpy as np
 
 from ..kernel.machine import Config
-from ..kernel.mm.frames import ContentColumn, Contents, Frames
+from ..kernel.mm.contents import ContentColumn, Contents
+from ..kernel.mm.frames import Frames
 from ..kernel.trace.bulk import Bulk, CountLane, Lane, SetLane
 from ..kernel.trace.journal import Check, Enter, Event, Journal, Leave
 from ..script.nodes import Expectation, Number, Statement, unparse

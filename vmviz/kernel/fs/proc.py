@@ -18,6 +18,7 @@ from ..arch.x86 import (
     _PAGE_SPECIAL,
     _PAGE_SWP_SOFT_DIRTY,
     is_swap_pte,
+    pmd_pfn,
     pte_pfn,
     swp_offset,
     swp_type,
@@ -27,7 +28,9 @@ from ..mm.flags import VM_PFNMAP, VM_SOFTDIRTY
 from ..mm.frames import (
     PG_ACTIVE,
     PG_ANON,
+    PG_COMPOUND,
     PG_DIRTY,
+    PG_HEAD,
     PG_LRU,
     PG_MLOCKED,
     PG_PGTABLE,
@@ -50,6 +53,7 @@ from ..trace.bulk import Bulk, SetLane
 PM_SOFT_DIRTY, PM_MMAP_EXCLUSIVE, PM_FILE, PM_SWAP, PM_PRESENT = (1 << bit for bit in (55, 56, 61, 62, 63))
 
 KPF_MMAP, KPF_ANON, KPF_BUDDY, KPF_NOPAGE = 1 << 11, 1 << 12, 1 << 10, 1 << 20
+KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_THP = 1 << 15, 1 << 16, 1 << 22
 _KPF = {
     PG_REFERENCED: 1 << 2,
     PG_UPTODATE: 1 << 3,
@@ -86,8 +90,7 @@ def pagemap_entry(mm: Mm, address: int) -> int:
     if vma is None:
         return 0
     word = PM_SOFT_DIRTY if vma.vm_flags & VM_SOFTDIRTY else 0
-    slot = mm.sys.arena.lookup(mm.pgd, address)
-    entry = mm.sys.arena.flat[slot] if slot >= 0 else 0
+    entry, huge = mm.sys.arena.entry_at(mm.pgd, address), mm.sys.arena.huge_slot(mm.pgd, address) >= 0
     if vma.vm_flags & VM_PFNMAP or not entry:
         return word
     if is_swap_pte(entry):
@@ -97,14 +100,16 @@ def pagemap_entry(mm: Mm, address: int) -> int:
     word |= PM_PRESENT | pfn | (PM_SOFT_DIRTY if entry & _PAGE_SOFT_DIRTY else 0)
     if entry & _PAGE_SPECIAL or not frames.pfn_valid(pfn):
         return word
+    if huge:  # the leaf speaks for its head (`pagemap_pmd_range`)
+        pfn = frames.head_of(pfn)
     if not frames.flags.flat[pfn] & PG_ANON:
         word |= PM_FILE
-    return word | (PM_MMAP_EXCLUSIVE if frames.mapcount.flat[pfn] == 1 else 0)
+    return word | (PM_MMAP_EXCLUSIVE if frames.page_mapcount(pfn) == 1 else 0)
 
 
 def kpagecount(system: System, pfn: int) -> int:
     """How often a frame is mapped, raw mappings aside (`kpagecount_read`); 0 without a struct page."""
-    return int(system.frames.mapcount.flat[pfn]) if system.frames.pfn_valid(pfn) else 0
+    return system.frames.page_mapcount(pfn) if system.frames.pfn_valid(pfn) else 0
 
 
 def kpageflags(system: System, pfn: int) -> int:
@@ -117,8 +122,11 @@ def kpageflags(system: System, pfn: int) -> int:
         return KPF_NOPAGE
     flags = frames.flags.flat[pfn]
     word = sum(kpf for bit, kpf in _KPF.items() if flags & bit)
-    if frames.mapcount.flat[pfn]:
+    if frames.page_mapcount(pfn):
         word |= KPF_MMAP
+    if flags & PG_COMPOUND:
+        word |= KPF_COMPOUND_HEAD if flags & PG_HEAD else KPF_COMPOUND_TAIL
+        word |= KPF_THP
     if frames.states.flat[pfn] == FREE:
         word |= KPF_BUDDY
     return word
@@ -144,6 +152,8 @@ def clear_refs(mm: Mm, kind: int) -> None:
         skip = kind in (CLEAR_REFS_ANON, CLEAR_REFS_MAPPED) and bool(vma.file) == (kind == CLEAR_REFS_ANON)
         if now.vm_flags & VM_PFNMAP or skip:
             continue
+        for slot, _ in mm.sys.arena.huge_leaves(mm.pgd, now.start, now.end):
+            _clear_huge_pmd(mm, slot, kind)
         for slot, n, address in mm.sys.arena.segments(mm.pgd, now.start, now.end):
             _clear_pte_range(mm, slot, n, address, kind)
     if kind == CLEAR_REFS_SOFT_DIRTY:
@@ -158,6 +168,19 @@ def _clear_vma(mm: Mm, vma: Vma) -> Vma:
     new = vma.replace(vm_flags=flags, page_prot=vma_page_prot(mm, vma, flags))
     mm.set_vma(vma, new)
     return new
+
+
+def _clear_huge_pmd(mm: Mm, slot: int, kind: int) -> None:
+    """A huge leaf (`clear_refs_pte_range`)."""
+    arena, frames, j = mm.sys.arena, mm.sys.frames, mm.sys.journal
+    old = arena.flat[slot]
+    soft = kind == CLEAR_REFS_SOFT_DIRTY
+    new = old & ~((_PAGE_RW | _PAGE_SOFT_DIRTY) if soft else _PAGE_ACCESSED)
+    if new != old:
+        j.write(arena, slot, new)
+    head = pmd_pfn(old)
+    if not soft and frames.flags.flat[head] & PG_REFERENCED:
+        j.write(frames.flags, head, frames.flags.flat[head] & ~PG_REFERENCED)
 
 
 def _clear_pte_range(mm: Mm, slot: int, n: int, address: int, kind: int) -> None:

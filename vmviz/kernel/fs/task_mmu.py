@@ -5,26 +5,22 @@ All amounts are taken from the page tables and the frames when they are asked fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arch.x86 import _PAGE_ACCESSED, _PAGE_DIRTY, _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_PSE
+from ..arch.x86 import _PAGE_ACCESSED, _PAGE_DIRTY, _PAGE_PRESENT, pmd_pfn
 from ..mm.flags import (
     VM_EXEC,
-    VM_HUGEPAGE,
     VM_HUGETLB,
     VM_LOCKED,
-    VM_NOHUGEPAGE,
     VM_PFNMAP,
     VM_PKEY_SHIFT,
     VM_SHARED,
-    VM_SPECIAL,
     VM_WRITE,
     vmflags_codes,
 )
 from ..mm.frames import PG_ANON, PG_DIRTY, PG_REFERENCED, PG_SWAPBACKED
+from ..mm.huge_memory import hugepage_vma_check, is_huge_zero_pmd
 from ..mm.memory.normal_page import OTHER_ENTRY, RAW, kinds_of, pfns_of
 from ..mm.mm_types import Inode, Mm
 from ..mm.swapfile import MAX_SWAPFILES, SWAP_HAS_CACHE, SWAP_TYPE
@@ -118,8 +114,7 @@ def smap_fields(mm: Mm, vma: Vma) -> dict[str, int]:
         stats[name] >>= PSS_SHIFT
     stats.update(Size=vma.size, KernelPageSize=page, MMUPageSize=page)
     fields = {name: stats[name] >> 10 for name in _KB_LINES}
-    policy = str(mm.sys.sysctl.get("transparent_hugepage") or "never")
-    return fields | {"THPeligible": int(hugepage_vma_check(mm, vma, policy))}
+    return fields | {"THPeligible": int(hugepage_vma_check(mm, vma, smaps=True))}
 
 
 def smap_gather_stats(mm: Mm, vma: Vma) -> dict[str, int]:
@@ -141,8 +136,8 @@ def smap_gather_stats(mm: Mm, vma: Vma) -> dict[str, int]:
             holes -= {first + i for i in there.tolist()}
         if len(there):
             _pte_range(mm, vma, entries[there], stats)
-    for entry in _huge_entries(mm, vma):
-        _pmd_entry(mm, vma, entry, stats)
+    for slot, _ in arena.huge_leaves(mm.pgd, vma.start, vma.end):
+        _pmd_entry(mm, vma, arena.flat[slot], stats)
     stats["Swap"] += len(holes) * PAGE_SIZE
     return stats
 
@@ -180,15 +175,14 @@ def _account(
     young: NDArray[np.bool_],
     dirty: NDArray[np.bool_],
     stats: dict[str, int],
-    heads: NDArray[np.int64] | None = None,
 ) -> None:
-    """Add mapped pages (`smaps_account` and `smaps_page_accumulate`); ``heads`` are the frames whose
-    reference count and flags speak for them, if not their own.
+    """Add mapped pages (`smaps_account` and `smaps_page_accumulate`); of a part of a compound page the head's
+    reference count and flags speak.
     """
     frames = mm.sys.frames
-    head = pfns if heads is None else heads
+    head = frames.heads(pfns)
     flags = frames.flags.array[head]
-    mapped = frames.mapcount.array[pfns]
+    mapped = frames.page_mapcounts(pfns)
     single = frames.refcount.array[head] == 1
     private = single | (mapped < 2)
     pss = np.where(single, PAGE_SIZE << PSS_SHIFT, _shares(mapped))
@@ -213,37 +207,18 @@ def _account(
     add("Shared_Clean", ~private & ~unclean)
 
 
-def _huge_entries(mm: Mm, vma: Vma) -> Iterator[int]:
-    """The huge leaves of a VMA's range in the level above the last."""
-    arena, levels = mm.sys.arena, mm.sys.mode.levels
-    if len(levels) < 2:
-        return
-    shift = levels[-2].shift
-    va = vma.start & -(1 << shift)
-    while va < vma.end:
-        slots = arena.walk(mm.pgd, va)
-        if len(slots) < len(levels) - 1:  # no table: on to where the next one could begin
-            span = levels[len(slots) - 1].shift
-            va = (va & -(1 << span)) + (1 << span)
-            continue
-        if len(slots) == len(levels) - 1 and arena.flat[slots[-1]] & _PAGE_PSE:
-            yield arena.flat[slots[-1]]
-        va += 1 << shift
-
-
 def _pmd_entry(mm: Mm, vma: Vma, entry: int, stats: dict[str, int]) -> None:
     """A huge leaf: a transparent huge page (`smaps_pmd_entry`) or one of hugetlb (`smaps_hugetlb_range`).
 
-    A hugetlb page counts only as Shared_Hugetlb or Private_Hugetlb.
+    A hugetlb page counts only as Shared_Hugetlb or Private_Hugetlb, the huge zero page not at all.
     """
-    if not entry & (_PAGE_PRESENT | _PAGE_PROTNONE):
+    if not entry & _PAGE_PRESENT and not vma.vm_flags & VM_HUGETLB:  # PROT_NONE looks like NUMA balancing
         return
-    pfn = int(pfns_of(np.array([entry & ~(HPAGE_PMD_SIZE - PAGE_SIZE)], np.uint64))[0])
-    frames = mm.sys.frames
-    if not frames.pfn_valid(pfn):
+    pfn, frames = pmd_pfn(entry), mm.sys.frames
+    if not frames.pfn_valid(pfn) or is_huge_zero_pmd(mm.sys, entry):
         return
     if vma.vm_flags & VM_HUGETLB:
-        name = "Shared_Hugetlb" if frames.mapcount.flat[pfn] >= 2 else "Private_Hugetlb"
+        name = "Shared_Hugetlb" if frames.page_mapcount(pfn) >= 2 else "Private_Hugetlb"
         stats[name] += HPAGE_PMD_SIZE
         return
     flags = frames.flags.flat[pfn]
@@ -255,8 +230,7 @@ def _pmd_entry(mm: Mm, vma: Vma, entry: int, stats: dict[str, int]) -> None:
     stats[kind] += HPAGE_PMD_SIZE
     pages = HPAGE_PMD_SIZE // PAGE_SIZE
     young, dirty = np.full(pages, bool(entry & _PAGE_ACCESSED)), np.full(pages, bool(entry & _PAGE_DIRTY))
-    heads = np.full(pages, pfn, np.int64)
-    _account(mm, vma, np.arange(pfn, pfn + pages, dtype=np.int64), young, dirty, stats, heads)
+    _account(mm, vma, np.arange(pfn, pfn + pages, dtype=np.int64), young, dirty, stats)
 
 
 def _shmem_swap(mm: Mm, vma: Vma, stats: dict[str, int]) -> set[int]:
@@ -274,25 +248,4 @@ def _shmem_swap(mm: Mm, vma: Vma, stats: dict[str, int]) -> set[int]:
     return gone
 
 
-def hugepage_vma_check(mm: Mm, vma: Vma, policy: str) -> bool:
-    """Whether smaps calls a VMA THP-eligible (mm/huge_memory.c): room for an aligned 2 MiB page, and a
-    policy ("always", "madvise" or "never") that allows it.
-
-    Memory files are never eligible (shmem_enabled is never), files of disks neither
-    (CONFIG_READ_ONLY_THP_FOR_FS is off).
-
-    >>> from vmviz.kernel import Machine
-    >>> m = Machine(ram=16 << 20); at = m.mmap(0, 8 << 20, "rw", "private"); vma = m.vma(at)
-    >>> [hugepage_vma_check(m.mm, vma, policy) for policy in ("always", "madvise", "never")]
-    [True, False, False]
-    """
-    flags = vma.vm_flags
-    if flags & (VM_NOHUGEPAGE | VM_SPECIAL | VM_HUGETLB) or not vma.is_anonymous:
-        return False
-    low = (vma.end - HPAGE_PMD_SIZE) & -HPAGE_PMD_SIZE  # transhuge_vma_suitable
-    if low < vma.start:
-        return False
-    return policy == "always" or (policy == "madvise" and bool(flags & VM_HUGEPAGE))
-
-
-__all__ = ["hugepage_vma_check", "map_line", "maps", "smap_fields", "smap_text", "smaps"]
+__all__ = ["map_line", "maps", "smap_fields", "smap_text", "smaps"]

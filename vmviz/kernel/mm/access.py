@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from ..arch.tlb import TLB_ENTRIES
 from ..arch.x86 import (
@@ -20,12 +21,14 @@ from ..arch.x86 import (
     _PAGE_PROTNONE,
     _PAGE_RW,
     is_swap_pte,
+    pmd_pfn,
 )
 from ..errors import CallerBugError, SignalRaised, UnknownContentsError
 from ..trace.bulk import Bulk, SetLane
 from .brk import expand_downwards
+from .contents import Contents
 from .flags import VM_EXEC, VM_GROWSDOWN, VM_READ, VM_WRITE
-from .frames import Contents
+from .huge_memory import FAULT_FALLBACK, do_huge_pmd_wp_page
 from .memory.fault import handle_missing
 from .memory.normal_page import pfns_of
 from .memory.pfn import VM_FAULT_MAJOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV
@@ -162,8 +165,14 @@ def _run(mm: Mm, vma: Vma, page: int, n: int, kind: str, at: int) -> int:
     """
     arena, va = mm.sys.arena, page << 12
     slot = arena.lookup(mm.pgd, va)
-    entry = arena.flat[slot] if slot >= 0 else 0
+    huge = arena.huge_slot(mm.pgd, va) if slot < 0 else -1
+    entry = arena.flat[max(slot, huge)] if slot >= 0 or huge >= 0 else 0
     first = _kind_of(entry, kind)
+    if huge >= 0 and first == FINE:
+        wanted = entry | _PAGE_ACCESSED | (_PAGE_DIRTY if kind == WRITE else 0)
+        if entry != wanted:
+            mm.sys.journal.write(arena, huge, wanted)
+        return n
     if slot >= 0 and n > 1:
         n = _extent(arena.entries[slot : slot + n], kind, first)
     if first == FINE:
@@ -176,7 +185,7 @@ def _run(mm: Mm, vma: Vma, page: int, n: int, kind: str, at: int) -> int:
             f"{hidden} of the entries at {va:#x} cannot be observed from user space (VM_PFNMAP), so whether "
             "the access would fault is not known; a zap_vma_ptes makes them known to be empty"
         )
-    _fault(mm, vma, at, va, slot, n, kind == WRITE, first)
+    _fault(mm, vma, at, va, slot if huge < 0 else huge, n, kind == WRITE, first)
     return 0
 
 
@@ -190,7 +199,7 @@ def _fault(mm: Mm, vma: Vma, at: int, va: int, slot: int, n: int, write: bool, k
         if kind == SWAPPED:
             ret = do_swap_page(mm, vma, va, slot, n, write)
         elif kind == PROTECTED:
-            ret = handle_write_protected(mm, vma, va, slot, n)
+            ret = _write_protected(mm, vma, va, slot, n)
         else:
             ret = handle_missing(mm, vma, va, n, write)
     except CallerBugError:
@@ -220,9 +229,21 @@ def _fault(mm: Mm, vma: Vma, at: int, va: int, slot: int, n: int, write: bool, k
         _signal("SIGSEGV", "SEGV_MAPERR", at, "the fault handler refused")
 
 
+def _write_protected(mm: Mm, vma: Vma, va: int, slot: int, n: int) -> int:
+    """A write to what is read-only, of a huge leaf too: if it has to be split, its small entry goes on."""
+    arena = mm.sys.arena
+    if arena.huge.data and arena.huge.get(slot) is not None:
+        if do_huge_pmd_wp_page(mm, vma, va, slot) != FAULT_FALLBACK:
+            return 0
+        slot, n = arena.lookup(mm.pgd, va), 1
+    return handle_write_protected(mm, vma, va, slot, n)
+
+
 def _served(mm: Mm, va: int, n: int) -> int:
-    """Faults that a run stands for: one per page that is there now and was not before."""
+    """Faults that a run stands for: one per page that is there now and was not before, one for a huge leaf."""
     slot = mm.sys.arena.lookup(mm.pgd, va)
+    if slot < 0:
+        return 1
     present = mm.sys.arena.entries[slot : slot + n] & np.uint64(_PAGE_PRESENT | _PAGE_RW)
     alike = np.flatnonzero(present != present[0])
     return int(alike[0]) if len(alike) else n
@@ -250,27 +271,25 @@ def _fill_tlb(mm: Mm, first: int, end: int) -> None:
     """Remember the translations of the last pages that an access has reached; earlier ones have lost their slots."""
     arena = mm.sys.arena
     for page in range(first, end):
-        slot = arena.lookup(mm.pgd, page << 12)
-        if slot >= 0:
-            mm.sys.tlbs[0].fill(mm.id, page, arena.flat[slot])
+        entry = arena.entry_at(mm.pgd, page << 12)
+        if entry:
+            mm.sys.tlbs[0].fill(mm.id, page, entry)
 
 
 def _write_data(mm: Mm, page: int, n: int, addr: int, data: bytes | int) -> None:
-    frames, arena = mm.sys.frames, mm.sys.arena
-    slot = arena.lookup(mm.pgd, page << 12)
+    frames, mapped = mm.sys.frames, _frames_of(mm, page, n)
     if isinstance(data, bytes) or n == 1:
         for i in range(n):
             va = (page + i) << 12
             at = max(addr, va)
             piece = bytes([data]) if isinstance(data, int) else data[at - addr : va + 4096 - addr]
-            pfn = int(pfns_of(arena.entries[slot + i : slot + i + 1])[0])
             if piece:
-                frames.write_bytes(pfn, at & 4095, piece)
+                frames.write_bytes(int(mapped[i]), at & 4095, piece)
         return
     if page << 12 < addr:
         _write_data(mm, page, 1, addr, data)
-        page, n, slot = page + 1, n - 1, slot + 1
-    pfns = pfns_of(arena.entries[slot : slot + n])
+        page, n, mapped = page + 1, n - 1, mapped[1:]
+    pfns = mapped
     columns = [(frames.content, 0, frames.nr_frames)]
     columns += [(r.content, r.start_pfn, r.end_pfn) for r in frames.regions]
     for column, low, high in columns:
@@ -288,6 +307,16 @@ def _write_data(mm: Mm, page: int, n: int, addr: int, data: bytes | int) -> None
                 )
 
 
+def _frames_of(mm: Mm, page: int, n: int) -> NDArray[np.int64]:
+    """The frames of ``n`` present pages of one page table or huge leaf."""
+    arena = mm.sys.arena
+    slot = arena.lookup(mm.pgd, page << 12)
+    if slot >= 0:
+        return pfns_of(arena.entries[slot : slot + n])
+    first = pmd_pfn(arena.flat[arena.huge_slot(mm.pgd, page << 12)]) + (page & 511)
+    return np.arange(first, first + n)
+
+
 def _with_byte(contents: Contents, numbers: Any, byte: int) -> Any:
     kinds, which = np.unique(numbers, return_inverse=True)
     written = [contents.written(k, 0, bytes([byte])) for k in kinds.tolist()]
@@ -302,8 +331,7 @@ def peek(mm: Mm, addr: int, length: int) -> bytes:
     end = addr + length
     while addr < end:
         piece = min(end, (addr | 4095) + 1) - addr
-        slot = mm.sys.arena.lookup(mm.pgd, addr)
-        entry = mm.sys.arena.flat[slot] if slot >= 0 else 0
+        entry = mm.sys.arena.entry_at(mm.pgd, addr)
         if entry & _PAGE_PRESENT:
             out += mm.sys.frames.read((entry & 0x000F_FFFF_FFFF_F000) >> 12, addr & 4095, piece)
         else:
@@ -314,13 +342,12 @@ def peek(mm: Mm, addr: int, length: int) -> bytes:
 
 def is_known(mm: Mm, addr: int, length: int) -> bool:
     """Whether `peek` tells the truth: no byte of a present page is one that nobody has read (see
-    `vmviz.kernel.mm.frames.UNKNOWN_CONTENT`).
+    `vmviz.kernel.mm.contents.UNKNOWN_CONTENT`).
     """
     end = addr + length
     while addr < end:
         piece = min(end, (addr | 4095) + 1) - addr
-        slot = mm.sys.arena.lookup(mm.pgd, addr)
-        entry = mm.sys.arena.flat[slot] if slot >= 0 else 0
+        entry = mm.sys.arena.entry_at(mm.pgd, addr)
         if entry & _PAGE_PRESENT and not mm.sys.frames.known(
             (entry & 0x000F_FFFF_FFFF_F000) >> 12, addr & 4095, piece
         ):

@@ -15,15 +15,18 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UnsupportedError
+from ..trace.bulk import Bulk, Lane, SetLane
 from ..trace.journal import Journal
-from ..trace.store import Column
+from ..trace.store import Column, Keyed
+from .contents import ContentColumn, Contents
 from .page_alloc import FREE, RESERVED, STATE_NAMES, ZERO, FrameStates, OutOfMemory, Zone
 
 PG_ANON, PG_EXCLUSIVE, PG_LRU, PG_SWAPBACKED = 1, 2, 4, 8
 PG_UPTODATE, PG_DIRTY, PG_REFERENCED, PG_ACTIVE = 16, 32, 64, 128
 PG_RESERVED, PG_PGTABLE, PG_ZERO, PG_HIDDEN = 256, 512, 1024, 2048
 PG_MLOCKED, PG_UNEVICTABLE, PG_SWAPCACHE = 4096, 8192, 16384
+PG_HEAD, PG_TAIL = 1 << 15, 1 << 16
+PG_COMPOUND = PG_HEAD | PG_TAIL
 PG_NAMES = {
     PG_ANON: "anon",
     PG_EXCLUSIVE: "exclusive",
@@ -40,18 +43,14 @@ PG_NAMES = {
     PG_MLOCKED: "mlocked",
     PG_UNEVICTABLE: "unevictable",
     PG_SWAPCACHE: "swapcache",
+    PG_HEAD: "head",
+    PG_TAIL: "tail",
 }
+HPAGE_PMD_ORDER, HPAGE_PMD_NR = 9, 512
+"""Compound pages here are of one order: what a PMD maps, 512 frames at a multiple of 512."""
+
 ZERO_PFN = 1
 """The shared zero page: here the second frame of RAM; a real kernel keeps it in its image."""
-
-MAX_CONTENTS = 65_536
-"""How many different page contents are kept; a write that would make one more is refused."""
-
-UNKNOWN_CONTENT = 1
-"""The number of a page whose contents nobody has read: one of an imported process."""
-
-Spans = tuple[tuple[int, int], ...]
-"""The known parts of a page, ``(start, end)`` in bytes, ascending."""
 
 
 @attrs.frozen
@@ -65,107 +64,6 @@ class Page:
     flags: tuple[str, ...]
     mapping: int
     index: int
-
-
-class Contents:
-    """Page contents by number, each kept once; 0 is a page of zeros.  Values never change, so undo needs
-    nothing here.
-
-    Of an unknown page (`UNKNOWN_CONTENT`) only the bytes that are written are known afterwards.  Trailing
-    zeros are not kept.  The store is bounded: beyond `MAX_CONTENTS` it raises `UnsupportedError`.
-
-    >>> c = Contents(); n = c.written(0, 2, b"hi"); c.read(n, 0, 6)
-    b'\\x00\\x00hi\\x00\\x00'
-    >>> c.written(n, 2, bytes(2))
-    0
-    >>> n = c.written(UNKNOWN_CONTENT, 2, b"hi"); c.known(n, 2, 2), c.known(n, 2, 3)
-    (True, False)
-    """
-
-    def __init__(self) -> None:
-        self._by_number: list[bytes] = [b"", b""]
-        self._known: list[Spans | None] = [None, ()]  # None: all of it
-        self._number: dict[tuple[bytes, Spans | None], int] = {(b"", None): 0, (b"", ()): UNKNOWN_CONTENT}
-
-    def read(self, number: int, offset: int, length: int) -> bytes:
-        """``length`` bytes at ``offset`` of page content ``number``; unknown ones as zeros: see `known`."""
-        return self._by_number[number][offset : offset + length].ljust(length, b"\0")
-
-    def known(self, number: int, offset: int, length: int) -> bool:
-        """Whether all of ``length`` bytes at ``offset`` of page content ``number`` are known."""
-        spans = self._known[number]
-        return spans is None or any(start <= offset and offset + length <= end for start, end in spans)
-
-    def written(self, number: int, offset: int, data: bytes) -> int:
-        """The number of the content that ``number`` becomes when ``data`` is written at ``offset``."""
-        page = bytearray(self._by_number[number].ljust(offset + len(data), b"\0"))
-        page[offset : offset + len(data)] = data
-        spans = self._known[number]
-        if spans is not None and data:
-            spans = _joined(spans, offset, offset + len(data))
-        return self.number(bytes(page), spans)
-
-    def number(self, page: bytes, known: Spans | None = None) -> int:
-        """The number of a content, of which all (None) or only some parts are known.
-
-        Raises `UnsupportedError` when `MAX_CONTENTS` different ones are kept already.
-        """
-        key = page.rstrip(b"\0"), known
-        n = self._number.get(key)
-        if n is None:
-            if len(self._by_number) >= MAX_CONTENTS:
-                raise UnsupportedError(
-                    f"vmviz keeps at most {MAX_CONTENTS} different page contents, and this write needs one more"
-                )
-            n = len(self._by_number)
-            self._by_number.append(key[0])
-            self._known.append(known)
-            self._number[key] = n
-        return n
-
-    def bytes_of(self, number: int) -> bytes:
-        """The content without its trailing zeros; of a page that is not all known, what is known in words
-        before it.
-        """
-        spans = self._known[number]
-        if spans is None:
-            return self._by_number[number]
-        return f"?{','.join(f'{a}-{b}' for a, b in spans)}:".encode() + self._by_number[number]
-
-
-def _joined(spans: Spans, start: int, end: int) -> Spans | None:
-    """Spans with one more, those that touch joined; None when they cover a page.
-
-    >>> _joined(((0, 4), (8, 9)), 4, 8), _joined(((0, 100),), 100, 4096)
-    (((0, 9),), None)
-    """
-    out: list[tuple[int, int]] = []
-    for a, b in sorted((*spans, (start, end))):
-        if out and a <= out[-1][1]:
-            out[-1] = out[-1][0], max(out[-1][1], b)
-        else:
-            out.append((a, b))
-    return None if out == [(0, 4096)] else tuple(out)
-
-
-class ContentColumn(Column):
-    """A column of content numbers; its canonical bytes are the contents, as numbers depend on history."""
-
-    def __init__(self, name: str, length: int, contents: Contents) -> None:
-        super().__init__(name, length, np.int32)
-        self.contents = contents
-
-    def serial(self) -> bytes:
-        """The non-empty pages with their bytes."""
-        unknown = self.array == UNKNOWN_CONTENT
-        out = [
-            b"%d:%d:" % (i, len(data)) + data
-            for i in np.flatnonzero((self.array != 0) & ~unknown).tolist()
-            if (data := self.contents.bytes_of(self.flat[i]))
-        ]
-        if unknown.any():
-            out.append(b"unknown:" + np.flatnonzero(unknown).astype("<i8").tobytes())
-        return b"".join(out)
 
 
 class DeviceRegion:
@@ -217,6 +115,7 @@ class Frames:
         self.index = Column("frame.index", nr_frames, np.uint64)
         self.content = ContentColumn("frame.content", nr_frames, self.contents)
         self.mlock_count = Column("frame.mlock_count", nr_frames, np.int32)
+        self.compound_mapcount = Keyed("frame.compound_mapcount")
         self.regions: list[DeviceRegion] = []
         self.own_pfns, self.hidden_why = range(0), ""
         self.others_unknown = False
@@ -229,6 +128,7 @@ class Frames:
             self.index,
             self.content,
             self.mlock_count,
+            self.compound_mapcount,
         ):
             journal.register(store)
         self._set_reserved()
@@ -312,12 +212,97 @@ class Frames:
 
     def put_page(self, pfn: int) -> bool:
         """Drop one reference (`put_page`); returns whether that freed the frame."""
+        if self.flags.flat[pfn] & PG_COMPOUND:
+            return self.put_compound(pfn & -HPAGE_PMD_NR, 1)
         count = self.refcount.flat[pfn]
         if count > 1:
             self.journal.write(self.refcount, pfn, count - 1)
             return False
         self.free_page(pfn)
         return True
+
+    # -- compound pages
+
+    def alloc_compound(
+        self, state: int, flags: int, tail_flags: int, mapping: int = 0, index: int = 0
+    ) -> int:
+        """Allocate 2 MiB as one compound page with one reference (`prep_compound_page`); returns the head's pfn.
+
+        References, and of the flags all but ``tail_flags``, are the head's alone.  Raises `OutOfMemory` when
+        no block of order 9 is free.
+        """
+        head = self.states.buddy.take(HPAGE_PMD_ORDER)
+        j, n = self.journal, HPAGE_PMD_NR
+        j.event("mm_page_alloc", ("pfn", head), ("order", HPAGE_PMD_ORDER))
+        where = slice(head, head + n)
+        marks = np.full(n, tail_flags | PG_TAIL, np.uint32)
+        marks[0] = flags | PG_HEAD
+        lanes: list[Lane] = [
+            SetLane(self.flags, where, 0, marks),
+            SetLane(self.index, where, 0, np.arange(index, index + n, dtype=np.uint64)),
+            SetLane(self.states, where, FREE, state),
+        ]
+        if mapping:
+            lanes.append(SetLane(self.mapping, where, 0, mapping))
+        j.bulk(Bulk("prep_compound_page", n, tuple(lanes), address=head << 12))
+        j.write(self.refcount, head, 1)
+        j.write(self.compound_mapcount, head, 0)
+        return head
+
+    def put_compound(self, head: int, n: int) -> bool:
+        """Drop ``n`` references of a compound page; returns whether that freed it (`free_compound_page`)."""
+        count, j = self.refcount.flat[head], self.journal
+        if count > n:
+            j.write(self.refcount, head, count - n)
+            return False
+        j.event("mm_page_free", ("pfn", head), ("order", HPAGE_PMD_ORDER))
+        j.write(self.refcount, head, 0)
+        j.write(self.compound_mapcount, head, None)
+        if self.mlock_count.flat[head]:
+            j.write(self.mlock_count, head, 0)
+        where = slice(head, head + HPAGE_PMD_NR)
+        columns = (self.flags, self.index, self.mapping, self.content)
+        lanes: list[Lane] = [
+            SetLane(c, where, c.array[where].copy(), 0) for c in columns if c.array[where].any()
+        ]
+        lanes.append(SetLane(self.states, where, self.states.array[where].copy(), FREE))
+        j.bulk(Bulk("free_compound_page", HPAGE_PMD_NR, tuple(lanes), address=head << 12))
+        return True
+
+    def heads(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The frames that keep references and flags for each of ``pfns`` (`compound_head`), itself mostly."""
+        if not self.compound_mapcount.data:
+            return pfns
+        compound = self.flags.array[pfns] & np.uint32(PG_COMPOUND) != 0
+        return np.where(compound, pfns & -HPAGE_PMD_NR, pfns)
+
+    def head_of(self, pfn: int) -> int:
+        """`heads` for one frame."""
+        return pfn & -HPAGE_PMD_NR if self.flags.flat[pfn] & PG_COMPOUND else pfn
+
+    def page_mapcounts(self, pfns: NDArray[np.int64]) -> NDArray[np.int32]:
+        """How often each page is mapped, as part of a huge leaf too (`page_mapcount`)."""
+        counts = self.mapcount.array[pfns]
+        whole = self.compound_mapcount.data
+        if whole:
+            compound = np.flatnonzero(self.flags.array[pfns] & np.uint32(PG_COMPOUND))
+            counts = counts.copy()
+            heads, which = np.unique(pfns[compound] & -HPAGE_PMD_NR, return_inverse=True)
+            counts[compound] += np.array([whole[head] for head in heads.tolist()], np.int32)[which]
+        return counts
+
+    def page_mapcount(self, pfn: int) -> int:
+        """`page_mapcounts` for one frame."""
+        count = int(self.mapcount.flat[pfn])
+        if self.flags.flat[pfn] & PG_COMPOUND:
+            count += self.compound_mapcount.data[pfn & -HPAGE_PMD_NR]
+        return count
+
+    def total_mapcount(self, head: int) -> int:
+        """Mappings of a compound page and of all its parts (`total_mapcount`)."""
+        return int(self.compound_mapcount.data[head]) + int(
+            self.mapcount.array[head : head + HPAGE_PMD_NR].sum()
+        )
 
     def pfn_valid(self, pfn: int) -> bool:
         """Whether a struct page stands behind the frame (`pfn_valid`)."""
@@ -341,9 +326,10 @@ class Frames:
         """One frame as a value; None when it has no struct page."""
         if not self.pfn_valid(pfn):
             return None
-        state, ref, mapped, flags, mapping, index, _ = self.get(pfn)
+        state, _, _, flags, mapping, index, _ = self.get(pfn)
         names = tuple(name for bit, name in PG_NAMES.items() if flags & bit)
-        return Page(pfn, STATE_NAMES[state], ref, mapped, names, mapping, index)
+        ref = self.refcount.flat[self.head_of(pfn)]
+        return Page(pfn, STATE_NAMES[state], ref, self.page_mapcount(pfn), names, mapping, index)
 
     def read(self, pfn: int, offset: int, length: int) -> bytes:
         """Bytes of one page, of RAM or of a device."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..arch.x86 import _PAGE_DIRTY, _PAGE_PRESENT, _PAGE_RW, _PAGE_SPECIAL
+from ..arch.x86 import _PAGE_ACCESSED, _PAGE_DIRTY, _PAGE_PRESENT, _PAGE_RW, _PAGE_SOFT_DIRTY, _PAGE_SPECIAL
 from ..errors import SignalRaised, UnknownContentsError
 from ..trace.bulk import Bulk, SetLane
 from .access import READ, WRITE, access
@@ -94,6 +94,11 @@ def touch_pages(mm: Mm, start: int, end: int) -> None:
         )
         pfns = pfns_of(entries[where])
         known = pfns < mm.sys.frames.nr_frames
+        if mm.sys.frames.compound_mapcount.data:  # parts of a compound page: its head is used, once is enough
+            pfns[known] = mm.sys.frames.heads(pfns[known])
+            first = np.zeros(len(pfns), bool)
+            first[np.unique(pfns, return_index=True)[1]] = True
+            known &= first
         addresses = (where[known].astype(np.uint64) << np.uint64(12)) + np.uint64(address)
         mark_page_accessed(mm.sys, pfns[known], addresses)
 
@@ -105,7 +110,7 @@ def _wanting(mm: Mm, address: int, n: int, write: bool) -> tuple[int, int]:
     arena = mm.sys.arena
     slot = arena.lookup(mm.pgd, address)
     if slot < 0:
-        return 0, n
+        return (n, 0) if _touch_pmd(mm, address, write) else (0, n)
     entries = arena.entries[slot : slot + n]
     wanted = np.uint64(_PAGE_PRESENT | (_PAGE_RW if write else 0))
     todo = (entries & wanted) != wanted
@@ -116,6 +121,22 @@ def _wanting(mm: Mm, address: int, n: int, write: bool) -> tuple[int, int]:
     return first, int(rest.argmax()) if rest.any() else n - first
 
 
+def _touch_pmd(mm: Mm, address: int, write: bool) -> bool:
+    """Whether a huge leaf serves the address; for writing it counts as dirty then (`touch_pmd`).
+
+    On x86 pmdp_set_access_flags writes nothing for a read: the accessed bit stays as it is.
+    """
+    arena = mm.sys.arena
+    slot = arena.huge_slot(mm.pgd, address)
+    wanted = _PAGE_PRESENT | (_PAGE_RW if write else 0)
+    if slot < 0 or arena.flat[slot] & wanted != wanted:
+        return False
+    new = arena.flat[slot] | (_PAGE_ACCESSED | _PAGE_DIRTY | _PAGE_SOFT_DIRTY if write else 0)
+    if new != arena.flat[slot]:
+        mm.sys.journal.write(arena, slot, new)
+    return True
+
+
 def _dirty_pages(mm: Mm, address: int, entries: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> None:
     """Pages that are there for writing but clean count as dirty from now on (FOLL_TOUCH,
     `follow_page_pte`).
@@ -124,9 +145,12 @@ def _dirty_pages(mm: Mm, address: int, entries: np.ndarray[tuple[int], np.dtype[
     where = np.flatnonzero((entries & np.uint64(_PAGE_DIRTY)) == 0)
     pfns = pfns_of(entries[where])
     known = pfns < frames.nr_frames
-    pfns, where = pfns[known], where[known]
+    pfns, where = frames.heads(pfns[known]), where[known]
     clean = frames.flags.array[pfns] & PG_DIRTY == 0
     pfns, where = pfns[clean], where[clean]
+    if frames.compound_mapcount.data:
+        pfns, firsts = np.unique(pfns, return_index=True)
+        where = where[firsts]
     if len(pfns):
         old = frames.flags.array[pfns]
         lane = SetLane(frames.flags, pfns, old, old | PG_DIRTY)

@@ -15,7 +15,10 @@ from ..arch.x86 import (
     _PAGE_DIRTY,
     _PAGE_PRESENT,
     _PAGE_PROTNONE,
+    _PAGE_SPECIAL,
     is_swap_pte,
+    pmd_pfn,
+    pte_pfn,
     swp_offset,
     swp_type,
 )
@@ -23,6 +26,7 @@ from ..errors import KernelError
 from ..trace.bulk import Bulk, Lane, SetLane
 from .flags import (
     MADV_COLD,
+    MADV_COLLAPSE,
     MADV_DONTNEED,
     MADV_DONTNEED_LOCKED,
     MADV_FREE,
@@ -43,6 +47,7 @@ from .flags import (
 from .frames import (
     PG_ACTIVE,
     PG_ANON,
+    PG_COMPOUND,
     PG_DIRTY,
     PG_LRU,
     PG_REFERENCED,
@@ -51,6 +56,9 @@ from .frames import (
     PG_UNEVICTABLE,
 )
 from .gup import faultin_page_range
+from .huge_memory import HPAGE_PMD_SIZE, is_huge_zero_pmd
+from .huge_split import split_huge_page
+from .khugepaged import madvise_collapse
 from .madvise_flags import madvise_willneed
 from .memory.normal_page import ANON_PAGE, OTHER_ENTRY, RAW, kinds_of, pfns_of
 from .memory.swap import read_swap_cache_async
@@ -96,9 +104,60 @@ def madvise_free(mm: Mm, vma: Vma, start: int, end: int, advice: int) -> None:
     if not vma.is_anonymous:
         raise _refuse("MADV_FREE is for anonymous mappings")
     gather = MmuGather(mm)
-    for slot, n, va in mm.sys.arena.segments(mm.pgd, start, end):
-        _free_pte_range(mm, slot, n, va, gather)
+    for slot, haddr in mm.sys.arena.huge_leaves(mm.pgd, start, end):
+        madvise_free_huge_pmd(mm, slot, haddr, start, end, gather)
+    for slot, n, va in list(mm.sys.arena.segments(mm.pgd, start, end)):
+        _free_pte_range(mm, slot, _split_sole(mm, slot, n), va, gather)
     gather.finish()
+
+
+def madvise_free_huge_pmd(mm: Mm, slot: int, haddr: int, start: int, end: int, gather: MmuGather) -> None:
+    """MADV_FREE of a huge leaf (mm/huge_memory.c): lazyfree as a whole, or the page split if only a part is.
+
+    A page that others map too is left alone.
+    """
+    j, arena, frames = mm.sys.journal, mm.sys.arena, mm.sys.frames
+    entry = arena.flat[slot]
+    head = pmd_pfn(entry)
+    if is_huge_zero_pmd(mm.sys, entry) or frames.total_mapcount(head) != 1:
+        return
+    if haddr < start or haddr + HPAGE_PMD_SIZE > end:
+        split_huge_page(mm.sys, head)
+        return
+    j.enter("madvise_free_huge_pmd", ("address", haddr))
+    if entry & (_PAGE_ACCESSED | _PAGE_DIRTY):
+        j.write(arena, slot, entry & ~(_PAGE_ACCESSED | _PAGE_DIRTY))
+        gather.note(haddr, haddr + HPAGE_PMD_SIZE)
+    j.write(frames.flags, head, int(_lazyfree(frames.flags.array[head : head + 1])[0]))
+    j.leave("madvise_free_huge_pmd", 1)
+
+
+def _lazyfree(flags: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Page flags of clean pages after `mark_page_lazyfree`: those on a list are no longer swap-backed."""
+    lazy = (flags & (PG_LRU | PG_ANON | PG_SWAPBACKED) == PG_LRU | PG_ANON | PG_SWAPBACKED) & (
+        flags & (PG_SWAPCACHE | PG_UNEVICTABLE) == 0
+    )
+    off = np.where(lazy, PG_SWAPBACKED | PG_REFERENCED | PG_ACTIVE, 0) | PG_DIRTY
+    return flags & ~off.astype(np.uint32)
+
+
+def _split_sole(mm: Mm, slot: int, n: int) -> int:
+    """Split the compound pages behind small entries that nobody else maps; returns how many entries from
+    ``slot`` on come before one that is shared: where MADV_COLD and its like stop.
+    """
+    frames, arena = mm.sys.frames, mm.sys.arena
+    if not frames.compound_mapcount.data:
+        return n
+    for i in range(n):
+        entry = arena.flat[slot + i]
+        if not entry & (_PAGE_PRESENT | _PAGE_PROTNONE) or entry & _PAGE_SPECIAL:
+            continue
+        pfn = pte_pfn(entry)
+        if frames.pfn_valid(pfn) and frames.flags.flat[pfn] & PG_COMPOUND:
+            if frames.page_mapcount(pfn) != 1:
+                return i
+            split_huge_page(mm.sys, frames.head_of(pfn))
+    return n
 
 
 def _free_pte_range(mm: Mm, slot: int, n: int, address: int, gather: MmuGather) -> None:
@@ -127,15 +186,11 @@ def _free_pte_range(mm: Mm, slot: int, n: int, address: int, gather: MmuGather) 
     if not len(where):
         return
     flags = frames.flags.array[pfns]
-    lazy = (flags & (PG_LRU | PG_ANON | PG_SWAPBACKED) == PG_LRU | PG_ANON | PG_SWAPBACKED) & (
-        flags & (PG_SWAPCACHE | PG_UNEVICTABLE) == 0
-    )
-    off = np.where(lazy, PG_SWAPBACKED | PG_REFERENCED | PG_ACTIVE, 0) | PG_DIRTY
     old = entries[where]
     new = old & ~np.uint64(_PAGE_ACCESSED | _PAGE_DIRTY)
     lanes_free: tuple[Lane, ...] = (
         SetLane(arena, where + slot, old, new),
-        SetLane(frames.flags, pfns, flags, flags & ~off.astype(np.uint32)),
+        SetLane(frames.flags, pfns, flags, _lazyfree(flags)),
     )
     j.bulk(Bulk("madvise_free_pte_range", len(where), lanes_free, addresses=_at(where, address)))
     changed = where[new != old]
@@ -187,6 +242,8 @@ def madvise_cold_or_pageout(mm: Mm, vma: Vma, start: int, end: int, advice: int)
     if vma.vm_flags & (VM_LOCKED | VM_PFNMAP | VM_HUGETLB):
         raise _refuse("the mapping is locked, or its pages are not on the LRU lists")
     gather = MmuGather(mm)
+    for slot, haddr in mm.sys.arena.huge_leaves(mm.pgd, start, end):
+        _cold_huge_pmd(mm, slot, haddr, start, end, gather, pageout=advice == MADV_PAGEOUT)
     for slot, where, address in _evictable(mm, start, end):
         entries = mm.sys.arena.entries[slot + where]
         _deactivate(mm, slot + where, entries, _at(where, address), gather)
@@ -195,11 +252,36 @@ def madvise_cold_or_pageout(mm: Mm, vma: Vma, start: int, end: int, advice: int)
     gather.finish()
 
 
+def _cold_huge_pmd(
+    mm: Mm, slot: int, haddr: int, start: int, end: int, gather: MmuGather, pageout: bool
+) -> None:
+    """A huge leaf: made old as a whole; its page is split when only a part is meant or it is to be reclaimed.
+
+    Simplified: Linux reclaims a huge page as one where swap has a free cluster, with the same result.
+    """
+    j, arena, frames = mm.sys.journal, mm.sys.arena, mm.sys.frames
+    entry = arena.flat[slot]
+    head = pmd_pfn(entry)
+    if is_huge_zero_pmd(mm.sys, entry) or frames.page_mapcount(head) != 1:
+        return
+    if haddr < start or haddr + HPAGE_PMD_SIZE > end:
+        split_huge_page(mm.sys, head)
+        return
+    if entry & _PAGE_ACCESSED:
+        j.write(arena, slot, entry & ~_PAGE_ACCESSED)
+        gather.note(haddr, haddr + HPAGE_PMD_SIZE)
+    flags = frames.flags.flat[head]
+    if flags & (PG_REFERENCED | PG_ACTIVE):
+        j.write(frames.flags, head, flags & ~(PG_REFERENCED | PG_ACTIVE))
+    if pageout and not flags & PG_UNEVICTABLE:
+        split_huge_page(mm.sys, head)
+
+
 def _evictable(mm: Mm, start: int, end: int) -> Iterator[tuple[int, NDArray[np.int64], int]]:
     """For each page table, the entries whose pages may be aged: (slot, offsets, address)."""
     arena, frames = mm.sys.arena, mm.sys.frames
-    for slot, n, address in arena.segments(mm.pgd, start, end):
-        entries = arena.entries[slot : slot + n]
+    for slot, n, address in list(arena.segments(mm.pgd, start, end)):
+        entries = arena.entries[slot : slot + _split_sole(mm, slot, n)]
         where = np.flatnonzero(entries & np.uint64(_PAGE_PRESENT | _PAGE_PROTNONE))
         if not len(where):
             continue
@@ -261,5 +343,6 @@ PAGE_ADVICE: dict[int, Callable[[Mm, Vma, int, int, int], None]] = {
     MADV_POPULATE_WRITE: madvise_populate,
     MADV_COLD: madvise_cold_or_pageout,
     MADV_PAGEOUT: madvise_cold_or_pageout,
+    MADV_COLLAPSE: madvise_collapse,
 }
 """The advices that are about pages, by number, for each VMA of the range."""

@@ -8,6 +8,7 @@ from ..arch.x86 import _PAGE_PRESENT, _PAGE_PROTNONE
 from ..errors import KernelError
 from .filemap import inode_of
 from .flags import VM_PFNMAP
+from .huge_memory import HPAGE_PMD_SIZE
 from .mm_types import Mm
 from .vma import Vma
 
@@ -45,6 +46,8 @@ def _resident(mm: Mm, vma: Vma, start: int, end: int) -> np.ndarray[tuple[int], 
         out[:] = [(inode, first + i) in cache for i in range(len(out))]
     if not vma.vm_flags & VM_PFNMAP:
         arena = mm.sys.arena
+        for _, haddr in arena.huge_leaves(mm.pgd, start, end):
+            out[max(haddr - start, 0) >> 12 : (haddr + HPAGE_PMD_SIZE - start) >> 12] = 1
         for slot, n, va in arena.segments(mm.pgd, start, end):
             entries = arena.entries[slot : slot + n]
             at = (va - start) >> 12

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arch.x86 import _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_SPECIAL
+from ..arch.x86 import _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_SPECIAL, pmd_pfn
 from ..trace.bulk import Bulk, SetLane
 from .flags import VM_LOCKED, VM_SPECIAL
-from .frames import PG_ACTIVE, PG_ANON, PG_LRU, PG_MLOCKED, PG_UNEVICTABLE
+from .frames import PG_ACTIVE, PG_ANON, PG_COMPOUND, PG_LRU, PG_MLOCKED, PG_UNEVICTABLE
 from .memory.normal_page import pfns_of
 
 if TYPE_CHECKING:
@@ -62,15 +62,38 @@ def _mapping_unevictable(system: System, pfns: NDArray[np.int64], flags: NDArray
 
 
 def mlock_vma_pages(mm: Mm, vma: Vma, pfns: NDArray[np.int64] | list[int]) -> None:
-    """Pages begin to be mapped by a VMA: a locked one locks them (`mlock_vma_page`, `mlock_new_page`)."""
+    """Pages begin to be mapped by a VMA: a locked one locks them (`mlock_vma_page`, `mlock_new_page`).
+
+    Parts of a compound page are left alone: only a huge leaf locks it (`mlock_huge_page`).
+    """
     if locks_pages(vma):
-        _write(mm.sys, np.asarray(pfns, np.int64), True, "mlock_vma_page")
+        _write(mm.sys, _small(mm.sys, np.asarray(pfns, np.int64)), True, "mlock_vma_page")
 
 
 def munlock_vma_pages(mm: Mm, vma: Vma, pfns: NDArray[np.int64] | list[int]) -> None:
     """Mappings of pages by a VMA go: a locked one unlocks them (`munlock_vma_page`)."""
     if locks_pages(vma):
-        _write(mm.sys, np.asarray(pfns, np.int64), False, "munlock_vma_page")
+        _write(mm.sys, _small(mm.sys, np.asarray(pfns, np.int64)), False, "munlock_vma_page")
+
+
+def _small(system: System, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+    frames = system.frames
+    if not frames.compound_mapcount.data:
+        return pfns
+    small: NDArray[np.int64] = pfns[frames.flags.array[pfns] & PG_COMPOUND == 0]
+    return small
+
+
+def mlock_huge_page(mm: Mm, vma: Vma, head: int) -> None:
+    """A huge leaf of a locked VMA locks the whole compound page (`mlock_vma_page`, compound)."""
+    if locks_pages(vma):
+        _write(mm.sys, np.array([head], np.int64), True, "mlock_vma_page")
+
+
+def munlock_huge_page(mm: Mm, vma: Vma, head: int) -> None:
+    """A huge leaf of a locked VMA goes, or is split (`munlock_vma_page`, compound)."""
+    if locks_pages(vma):
+        _write(mm.sys, np.array([head], np.int64), False, "munlock_vma_page")
 
 
 def munlock_before_zap(mm: Mm, vma: Vma, start: int, end: int, even_cows: bool = True) -> None:
@@ -79,7 +102,7 @@ def munlock_before_zap(mm: Mm, vma: Vma, start: int, end: int, even_cows: bool =
     The kernel unlocks each page as its entry goes (page_remove_rmap); here it is a step before.
     """
     if locks_pages(vma):
-        _walk(mm, start, end, False, even_cows)
+        _walk(mm, start, end, False, even_cows, huge=False)
 
 
 def mlock_vma_pages_range(mm: Mm, vma: Vma, start: int, end: int, lock: bool) -> None:
@@ -90,14 +113,20 @@ def mlock_vma_pages_range(mm: Mm, vma: Vma, start: int, end: int, lock: bool) ->
     j.leave("mlock_vma_pages_range")
 
 
-def _walk(mm: Mm, start: int, end: int, lock: bool, even_cows: bool = True) -> None:
+def _walk(mm: Mm, start: int, end: int, lock: bool, even_cows: bool = True, *, huge: bool = True) -> None:
     arena, frames = mm.sys.arena, mm.sys.frames
+    for slot, haddr in arena.huge_leaves(mm.pgd, start, end) if huge else ():
+        head = pmd_pfn(arena.flat[slot])
+        if head != mm.sys.thp.get("huge_zero_pfn"):
+            _write(mm.sys, np.array([head]), lock, "mlock_pte_range", np.array([haddr], np.uint64))
     for slot, n, address in arena.segments(mm.pgd, start & -4096, end):
         entries = arena.entries[slot : slot + n]
         present = (entries & np.uint64(_PAGE_PRESENT | _PAGE_PROTNONE)) != 0
         where = np.flatnonzero(present & ((entries & np.uint64(_PAGE_SPECIAL)) == 0))
         pfns = pfns_of(entries[where])
         known = pfns < frames.nr_frames
+        if frames.compound_mapcount.data:
+            known[known] = frames.flags.array[pfns[known]] & PG_COMPOUND == 0
         if not even_cows:
             known[known] = frames.flags.array[pfns[known]] & PG_ANON == 0
         if known.any():
@@ -109,6 +138,8 @@ def _write(
     system: System, pfns: NDArray[np.int64], lock: bool, func: str, at: NDArray[np.uint64] | None = None
 ) -> None:
     frames = system.frames
+    if not len(pfns):
+        return
     flags, counts = frames.flags.array[pfns], frames.mlock_count.array[pfns]
     new, left = locked(flags, counts) if lock else munlocked(system, pfns, flags, counts)
     lanes = (SetLane(frames.flags, pfns, flags, new), SetLane(frames.mlock_count, pfns, counts, left))

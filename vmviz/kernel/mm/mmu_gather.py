@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..arch.tlb import TlbFlush
 from ..trace.bulk import Bulk, Lane, SetLane
-from .frames import PG_SWAPCACHE
+from .frames import HPAGE_PMD_NR, PG_COMPOUND, PG_SWAPCACHE
 from .page_alloc import FREE
 from .swapfile import free_swap_cache
 
@@ -75,6 +75,12 @@ class MmuGather:
     def _free_pages(self, pfns: NDArray[np.int64]) -> None:
         """Drop the gather's reference to each page (`free_pages_and_swap_cache`)."""
         frames = self.mm.sys.frames
+        if frames.compound_mapcount.data:
+            parts = frames.flags.array[pfns] & PG_COMPOUND != 0
+            heads, counts = np.unique(pfns[parts] & -HPAGE_PMD_NR, return_counts=True)
+            for head, n in zip(heads.tolist(), counts.tolist(), strict=True):
+                self.freed_pages += HPAGE_PMD_NR * frames.put_compound(head, n)
+            pfns = pfns[~parts]
         cached = pfns[(frames.flags.array[pfns] & PG_SWAPCACHE) != 0]
         for pfn in cached.tolist():
             free_swap_cache(self.mm.sys, pfn)

@@ -13,17 +13,18 @@ import numpy as np
 from ..arch.tlb import TlbFlush
 from ..arch.x86 import _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_PSE, _PAGE_SOFT_DIRTY, _PAGE_SWP_SOFT_DIRTY
 from ..trace.bulk import Bulk, SetLane
+from .huge_memory import HPAGE_PMD_MASK, HPAGE_PMD_SIZE, move_huge_pmd, split_huge_pmd
 from .mm_types import Mm
 from .mmu_gather import flush_tlb
 from .page_alloc import OutOfMemory
+from .vma import Vma
 
 
-def move_page_tables(mm: Mm, old_addr: int, new_addr: int, length: int) -> int:
+def move_page_tables(mm: Mm, vma: Vma, old_addr: int, new_addr: int, length: int) -> int:
     """Move the entries of ``[old_addr, old_addr + length)`` (bytes, page aligned) to ``new_addr``.
 
     Returns how many bytes were done: fewer than ``length`` when no frame was left for a table.  Tables at the
-    new place are made where the old one has some, also where those turn out to be empty.  Not simulated:
-    huge leaves.
+    new place are made where the old one has some, also where those turn out to be empty.
     """
     j, arena = mm.sys.journal, mm.sys.arena
     j.enter("move_page_tables", ("old_addr", old_addr), ("new_addr", new_addr), ("len", length))
@@ -42,11 +43,17 @@ def move_page_tables(mm: Mm, old_addr: int, new_addr: int, length: int) -> int:
                 at += extent
                 continue
             extent = _extent(mm, pmd, at, end, at + delta)
-            if not arena.flat[slots[pmd]] or arena.flat[slots[pmd]] & _PAGE_PSE:
+            if not arena.flat[slots[pmd]]:
                 at += extent
                 continue
             to = arena.ensure_level(mm.pgd, at + delta, mm.counters, pmd)
-            if extent == 1 << mm.sys.mode.levels[pmd].shift and _move_table(mm, slots[pmd], to, at, pmd):
+            if arena.flat[slots[pmd]] & _PAGE_PSE:
+                whole = extent == HPAGE_PMD_SIZE
+                if whole and move_huge_pmd(mm, slots[pmd], to, at):
+                    at += extent
+                    continue
+                split_huge_pmd(mm, vma, slots[pmd], at & HPAGE_PMD_MASK)
+            elif extent == 1 << mm.sys.mode.levels[pmd].shift and _move_table(mm, slots[pmd], to, at, pmd):
                 at += extent
                 continue
             to = arena.ensure(mm.pgd, at + delta, mm.counters)

@@ -209,10 +209,10 @@ def _move_vma(mm: Mm, vma: Vma, old_addr: int, old_len: int, new_len: int, new_a
     j.enter("move_vma", ("old_addr", old_addr), ("new_addr", new_addr), ("new_len", new_len))
     flags_before = vma.vm_flags
     _copy_vma(mm, vma, old_addr, new_addr, new_len)
-    done = move_page_tables(mm, old_addr, new_addr, old_len)
+    done = move_page_tables(mm, vma, old_addr, new_addr, old_len)
     mm.account(flags_before, new_len >> 12)
     if done < old_len:
-        move_page_tables(mm, new_addr, old_addr, done)
+        move_page_tables(mm, vma, new_addr, old_addr, done)
         if account:
             j.add(mm.sys.commit, "committed", -charged)
         _unmap_quietly(mm, new_addr, new_len, account)

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arch.paging import PagingMode
-from ..arch.x86 import _PAGE_PSE, _PAGE_TABLE, PTE_PFN_MASK
+from ..arch.x86 import _PAGE_PSE, _PAGE_TABLE, PTE_PFN_MASK, mk_pte, pmd_pfn, pte_flags
 from ..trace.journal import Journal
-from ..trace.store import Column, Index
+from ..trace.store import Column, Index, Keyed
 from .frames import PG_PGTABLE, Frames
 from .page_alloc import TABLE, OutOfMemory
 
@@ -58,6 +58,9 @@ class TableArena:
 
     Reading: ``arena.flat[slot]``.  Writing: only ``journal.write(arena, slot, entry)`` and lanes over
     ``arena``.
+
+    ``huge`` names the slots of huge leaves: each has the row of the table that is kept for the day it is
+    split (`pgtable_trans_huge_deposit`), or `NO_DEPOSIT`.
     """
 
     name = "pgtable"
@@ -74,10 +77,11 @@ class TableArena:
         self.pfn_of = _RowFrames(rows)
         self.level_of = Column("pgtable.level", rows, np.int8)
         self.row_of = Column("pgtable.row_of", frames.nr_frames, np.int32)  # row + 1; 0: not a table
+        self.huge = Keyed("pgtable.huge")
         self.upper = tuple((level.shift, level.entries - 1) for level in mode.levels[:-1])
         self.leaf_mask = mode.levels[-1].entries - 1
         self.page_shift = mode.page_shift
-        for store in (self, self.pfn_of, self.level_of, self.row_of):
+        for store in (self, self.pfn_of, self.level_of, self.row_of, self.huge):
             journal.register(store)
 
     # -- the store
@@ -173,6 +177,49 @@ class TableArena:
                 break
             row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
         return slots
+
+    def huge_slot(self, pgd: int, va: int) -> int:
+        """The slot of the huge leaf that maps ``va``, one level above the last; -1 when there is none."""
+        if not self.huge.data:
+            return -1
+        row = self._parent(pgd, va)
+        if row < 0:
+            return -1
+        shift, mask = self.upper[-1]
+        slot = (row << self.bits) | ((va >> shift) & mask)
+        return slot if self.flat[slot] & _PAGE_PSE else -1
+
+    def entry_at(self, pgd: int, va: int) -> int:
+        """The entry that maps ``va``, 0 when there is none; a huge leaf's as a small one for this page."""
+        slot = self.lookup(pgd, va)
+        if slot >= 0:
+            return self.flat[slot]
+        slot = self.huge_slot(pgd, va)
+        return self.small_entry(self.flat[slot], va) if slot >= 0 else 0
+
+    def small_entry(self, entry: int, va: int) -> int:
+        """What a last-level entry for ``va`` would be in place of the huge leaf ``entry``."""
+        pfn = pmd_pfn(entry) + ((va >> self.page_shift) & self.leaf_mask)
+        return mk_pte(pfn, pte_flags(entry) & ~_PAGE_PSE)
+
+    def huge_leaves(self, pgd: int, start: int, end: int) -> list[tuple[int, int]]:
+        """The huge leaves that map any of ``[start, end)``: (slot, first address), ascending."""
+        out: list[tuple[int, int]] = []
+        if not self.huge.data or start >= end:
+            return out
+        shift, mask = self.upper[-1]
+        parent_span = 1 << (shift + self.mode.levels[-2].bits)
+        va = start & -(1 << shift)
+        while va < end:
+            stop = min(end, (va & -parent_span) + parent_span)
+            row = self._parent(pgd, va)
+            if row >= 0:
+                first, last = (va >> shift) & mask, ((stop - 1) >> shift) & mask
+                leaf = self.rows[row, first : last + 1] & np.uint64(_PAGE_PSE)
+                for i in np.flatnonzero(leaf).tolist():
+                    out.append(((row << self.bits) | (first + i), va + (i << shift)))
+            va = stop
+        return out
 
     def child_row(self, slot: int) -> int:
         """The row of the table that the entry in ``slot`` points to; -1 when it is empty or a leaf."""
@@ -301,8 +348,11 @@ class TableArena:
         return out
 
     def tables_in_use(self) -> int:
-        """Tables of all processes, roots included."""
+        """Tables of all processes, roots and those kept for huge leaves included."""
         return int(np.count_nonzero(self.pfn_of.array))
 
+
+NO_DEPOSIT = -1
+"""Of a huge leaf in `TableArena.huge` that is never split: one of hugetlb."""
 
 _ALLOC_NAMES = {"p4d": "__p4d_alloc", "pud": "__pud_alloc", "pmd": "__pmd_alloc", "pte": "__pte_alloc"}

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ..arch.x86 import SWP_OFFSET_MASK, swp_entry, swp_offset
 from ..trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
 from ..trace.store import Column, Counters, Keyed
-from .frames import PG_DIRTY, PG_SWAPCACHE, ContentColumn, Contents
+from .contents import ContentColumn, Contents
+from .frames import PG_DIRTY, PG_SWAPCACHE
 
 if TYPE_CHECKING:
     from .mm_types import System

@@ -12,6 +12,7 @@ from .access import READ, WRITE, access
 from .flags import VM_IO, VM_PFNMAP, VM_READ
 from .frames import PG_ANON, PG_EXCLUSIVE
 from .gup import fault_missing, touch_pages
+from .huge_memory import FAULT_FALLBACK, do_huge_pmd_wp_page
 from .memory.normal_page import ANON_PAGE, kinds_of, pfns_of
 from .memory.wp import handle_unshare
 from .mm_types import Mm
@@ -92,19 +93,21 @@ def _pin(mm: Mm, start: int, end: int) -> int:
     error, _ = fault_missing(mm, first, last, False)
     arena, frames = mm.sys.arena, mm.sys.frames
     for va in range(first, last, 4096):
-        slot = arena.lookup(mm.pgd, va)
-        entry = arena.flat[slot] if slot >= 0 else 0
+        entry = arena.entry_at(mm.pgd, va)
         if not entry & _PAGE_PRESENT:
             touch_pages(mm, first, va)
             return va if error else end
         value = np.array([entry], np.uint64)
         if entry & _PAGE_RW or int(kinds_of(mm, value)[0]) != ANON_PAGE:
             continue
-        flags = frames.flags.flat[int(pfns_of(value)[0])]
+        pfn = int(pfns_of(value)[0])
+        huge = arena.huge_slot(mm.pgd, va)
+        flags = frames.flags.flat[frames.head_of(pfn) if huge >= 0 else pfn]
         if flags & (PG_ANON | PG_EXCLUSIVE) == PG_ANON:
             now = mm.vma_at(va)
             assert now is not None
-            handle_unshare(mm, now, va, slot)
+            if huge < 0 or do_huge_pmd_wp_page(mm, now, va, huge, True) == FAULT_FALLBACK:
+                handle_unshare(mm, now, va, arena.lookup(mm.pgd, va))
             mm.sys.journal.add(mm.counters, "min_flt", 1)
     touch_pages(mm, first, last)
     return end

@@ -18,6 +18,7 @@ from __future__ import annotations
 from ..errors import KernelError
 from .filemap import get_inode, put_inode
 from .flags import VM_SOFTDIRTY, VM_SPECIAL
+from .huge_memory import split_huge_pmd_if_needed
 from .mm_types import Mm
 from .rmap import is_mergeable_anon_vma, relinked
 from .util import max_map_count
@@ -111,6 +112,8 @@ def _adjust(mm: Mm, new: Vma, old: Vma, gone: list[Vma], shrunk: tuple[Vma, Vma]
         j.write(mm.vmas, vma.start, None)
         j.add(mm.counters, "map_count", -1)
     if shrunk is not None:
+        border = shrunk[1].start if shrunk[0].start != shrunk[1].start else shrunk[1].end
+        split_huge_pmd_if_needed(mm, shrunk[0], border)
         if shrunk[0].start != shrunk[1].start:
             j.write(mm.vmas, shrunk[0].start, None)
         j.write(mm.vmas, shrunk[1].start, shrunk[1])
@@ -183,6 +186,7 @@ def do_split_vma(mm: Mm, vma: Vma, addr: int, func: str = "munmap") -> tuple[Vma
     may_split(mm, vma, addr, func)
     j = mm.sys.journal
     j.enter("__split_vma", ("vma", vma.start), ("addr", addr))
+    split_huge_pmd_if_needed(mm, vma, addr)
     low = vma.replace(end=addr)
     high = vma.replace(start=addr, pgoff=vma.pgoff + ((addr - vma.start) >> 12))
     j.write(mm.vmas, vma.start, low)

@@ -255,6 +255,44 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     "__mm_populate": ("mm/gup.c", "MAP_POPULATE: the pages are faulted in now, not when they are touched."),
     "alloc_page": ("mm/page_alloc.c", "A driver takes a frame of RAM for itself; it holds the reference."),
     "store": ("hardware", "The CPU writes the bytes."),
+    "enabled_store": ("mm/huge_memory.c", "Somebody writes who is to get transparent huge pages."),
+    "do_huge_pmd_anonymous_page": (
+        "mm/huge_memory.c",
+        "A first touch gets 2 MiB behind one entry; a table is kept for the day it is split.",
+    ),
+    "prep_compound_page": ("mm/page_alloc.c", "Makes 512 frames one page: the first speaks for all."),
+    "free_compound_page": (
+        "mm/page_alloc.c",
+        "Nobody holds any part of the compound page: all of it is free.",
+    ),
+    "do_huge_pmd_wp_page": (
+        "mm/huge_memory.c",
+        "A write to a read-only huge page: reuse it if it is the writer's own, else split and copy 4 KiB.",
+    ),
+    "__split_huge_pmd": (
+        "mm/huge_memory.c",
+        "One huge entry becomes a table of 512 small ones; the page behind them stays one page.",
+    ),
+    "__split_huge_pmd_locked": ("mm/huge_memory.c", "Fills the table that was kept for the huge entry."),
+    "split_huge_page_to_list": (
+        "mm/huge_memory.c",
+        "A compound page becomes 512 pages; those that nobody maps are freed.",
+    ),
+    "__split_huge_page_tail": (
+        "mm/huge_memory.c",
+        "Each part becomes a page of its own, with the head's flags.",
+    ),
+    "remove_migration_pte": ("mm/migrate.c", "An entry comes back after its page was taken apart or moved."),
+    "zap_huge_pmd": ("mm/huge_memory.c", "Clears a whole huge entry; its page and the table kept for it go."),
+    "change_huge_pmd": ("mm/huge_memory.c", "A huge entry gets the new protection as a whole."),
+    "move_huge_pmd": ("mm/huge_memory.c", "A huge entry moves as a whole, with the table kept for it."),
+    "copy_huge_pmd": ("mm/huge_memory.c", "Fork shares a huge page: read-only in both until one writes."),
+    "madvise_free_huge_pmd": ("mm/huge_memory.c", "A huge page becomes clean, old and lazyfree as a whole."),
+    "collapse_huge_page": (
+        "mm/khugepaged.c",
+        "Small pages are copied into one huge page, which then takes their place.",
+    ),
+    "__collapse_huge_page_copy": ("mm/khugepaged.c", "Copies the small pages; holes become zeros."),
 }
 
 EXPLAINED = {name: Explained(*text) for name, text in _FUNCTIONS.items()}

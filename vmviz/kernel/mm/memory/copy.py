@@ -26,6 +26,7 @@ from ...errors import KernelError
 from ...trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
 from ..flags import VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SHARED, is_cow_mapping
 from ..frames import PG_EXCLUSIVE
+from ..huge_memory import copy_huge_pmd
 from ..mm_types import Mm
 from ..swapfile import user_lanes
 from ..vma import Vma
@@ -75,6 +76,8 @@ def copy_page_range(parent: Mm, child: Mm, vma: Vma) -> None:
         if vma.vm_flags & VM_PFNMAP:
             track_pfn_copy(parent, vma)
         _copy_tables(parent, child, parent.pgd, 0, 0, vma.start, vma.end)
+        for slot, haddr in parent.sys.arena.huge_leaves(parent.pgd, vma.start, vma.end):
+            copy_huge_pmd(parent, child, slot, haddr)
         for slot, n, va in parent.sys.arena.segments(parent.pgd, vma.start, vma.end):
             copy_pte_range(parent, child, vma, slot, n, va)
     finally:
@@ -147,7 +150,7 @@ def _present_lanes(
     pfns = pfns_of(old)
     if kind == RAW:
         return [*lanes, *device_lanes(frames, pfns, 1)]
-    lanes += [AddLane(frames.refcount, pfns, 1), AddLane(frames.mapcount, pfns, 1)]
+    lanes += [AddLane(frames.refcount, frames.heads(pfns), 1), AddLane(frames.mapcount, pfns, 1)]
     lanes.append(CountLane(child.counters, RSS_OF_KIND[kind], 1))
     if kind == ANON_PAGE:  # page_try_dup_anon_rmap: nobody owns the page alone any more
         flags = frames.flags.array[pfns]

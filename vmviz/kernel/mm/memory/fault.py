@@ -31,6 +31,7 @@ from ..frames import (
     ZERO_PFN,
     Frames,
 )
+from ..huge_memory import FAULT_FALLBACK, do_huge_pmd_anonymous_page, hugepage_vma_check
 from ..mlock_pages import mlock_vma_pages
 from ..page_alloc import ANON, OutOfMemory
 from ..rmap import anon_vma_prepare
@@ -68,7 +69,14 @@ def handle_missing(mm: Mm, vma: Vma, address: int, n: int, write: bool) -> int:
     """
     ops = mm.sys.ops_of(vma)
     try:
-        mm.sys.arena.ensure(mm.pgd, address, mm.counters, leaf=False)
+        slot = mm.sys.arena.ensure(mm.pgd, address, mm.counters, leaf=False)
+        huge = (
+            ops is None
+            and mm.sys.arena.lookup(mm.pgd, address) < 0
+            and hugepage_vma_check(mm, vma, in_pf=True)
+        )
+        if huge and do_huge_pmd_anonymous_page(mm, vma, address, slot, write) != FAULT_FALLBACK:
+            return 0
     except OutOfMemory:
         return VM_FAULT_OOM
     if ops is None:

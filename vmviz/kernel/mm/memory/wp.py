@@ -15,7 +15,7 @@ from ...arch.tlb import TlbFlush
 from ...arch.x86 import _PAGE_ACCESSED, _PAGE_RW, _PAGE_SOFT_DIRTY, _PAGE_SPECIAL, pte_pfn
 from ...trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
 from ..flags import VM_SHARED
-from ..frames import PG_ANON, PG_DIRTY, PG_EXCLUSIVE, PG_SWAPBACKED, PG_SWAPCACHE, Frames
+from ..frames import PG_ANON, PG_COMPOUND, PG_DIRTY, PG_EXCLUSIVE, PG_SWAPBACKED, PG_SWAPCACHE, Frames
 from ..mlock_pages import mlock_vma_pages, munlock_vma_pages
 from ..mmu_gather import flush_tlb
 from ..page_alloc import ANON, OutOfMemory
@@ -78,7 +78,7 @@ def wp_kinds(mm: Mm, vma: Vma, values: NDArray[np.uint64]) -> NDArray[np.int8]:
         pfns = pfns_of(values[normal])
         known = pfns < frames.nr_frames
         flags = frames.flags.array[pfns[known]]
-        refs = frames.refcount.array[pfns[known]].copy()
+        refs = frames.refcount.array[frames.heads(pfns[known])].copy()
         cached = np.flatnonzero(flags & PG_SWAPCACHE)
         for i in cached.tolist():  # the swap cache's reference goes when no entry names the slot
             slot = mm.sys.swap.slot_of.get(int(pfns[known][i]))
@@ -111,7 +111,8 @@ def _wp_page_reuse(mm: Mm, vma: Vma, address: int, slot: int, n: int, unshare: b
     if len(shy):
         marked = frames.flags.array[shy]
         lanes.append(SetLane(frames.flags, shy, marked, marked | np.uint32(PG_EXCLUSIVE)))
-        lanes.append(SetLane(frames.mapping, shy, frames.mapping.array[shy], vma.anon_vma))
+        heads = frames.heads(shy)
+        lanes.append(SetLane(frames.mapping, heads, frames.mapping.array[heads], vma.anon_vma))
     clean = inside[(flags & (PG_ANON | PG_DIRTY)) == 0]
     if len(clean):  # fault_dirty_shared_page
         marked = frames.flags.array[clean]
@@ -167,7 +168,8 @@ def _wp_copy_page(mm: Mm, vma: Vma, address: int, slot: int, n: int, unshare: bo
     sources = pfns_of(arena.entries[slot : slot + n])
     flags = frames.flags.array[sources]
     kinds = flags & (PG_ANON | PG_SWAPBACKED)
-    safe = (frames.refcount.array[sources] > 1) & (flags & PG_SWAPCACHE == 0) & (kinds == kinds[0])
+    plain = flags & (PG_SWAPCACHE | PG_COMPOUND) == 0
+    safe = (frames.refcount.array[sources] > 1) & plain & (kinds == kinds[0])
     stop = np.flatnonzero(~safe)
     m = int(stop[0]) if len(stop) else n
     if m > 1 and _distinct(sources[:m]):

@@ -24,6 +24,7 @@ from ...errors import CheckResult, Refusal
 from ...trace.bulk import AddLane, Bulk, CountLane, Lane, Ramp, SetLane
 from ..flags import VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SEQ_READ
 from ..frames import PG_DIRTY
+from ..huge_memory import split_partial, zap_huge_pmd
 from ..mlock_pages import munlock_before_zap
 from ..mm_types import Mm
 from ..mmu_gather import MmuGather
@@ -205,6 +206,8 @@ def unmap_page_range(
         start, end = start & -4096, end & -4096
     munlock_before_zap(mm, vma, start, end, even_cows)
     gather.seq_read = vma.vm_flags & VM_SEQ_READ != 0
+    for slot, haddr in split_partial(mm, vma, start, end):
+        cleared += zap_huge_pmd(mm, vma, slot, haddr, gather)
     for slot, n, address, cuts in mm.sys.arena.runs(mm.pgd, start, end):
         cleared += zap_pte_range(mm, slot, n, address, cuts, gather, even_cows)
     if vma.vm_flags & (VM_PFNMAP | VM_MIXEDMAP):

@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 
 from ..kernel.arch.x86 import (
+    _PAGE_PAT_LARGE,
     _PAGE_PSE,
     _PAGE_SPECIAL,
     SWP_OFFSET_MASK,
@@ -291,7 +292,7 @@ def _leaf(machine: Machine, oracle: Oracle, va: int, entry: int) -> dict[str, An
     if is_swap_pte(entry):
         return out | {"fl": hex(entry & ~SWP_OFFSET_MASK), "cls": "swap", "swtype": swp_type(entry)}
     pfn = pmd_pfn(entry) if huge else pte_pfn(entry)
-    out["fl"] = hex(pte_flags(entry))
+    out["fl"] = hex(pte_flags(entry) | (entry & _PAGE_PAT_LARGE if huge else 0))
     if pfn == ZERO_PFN and entry & _PAGE_SPECIAL:
         return out | {"cls": "zero"}
     cls, index = oracle.frame_class(pfn)

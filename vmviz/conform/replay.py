@@ -45,6 +45,7 @@ _MAP = {
     "stack": F.MAP_STACK,
     "locked": F.MAP_LOCKED,
     "sync": F.MAP_SYNC,
+    "hugetlb": F.MAP_HUGETLB,
 }
 
 
@@ -76,6 +77,7 @@ class Replayer:
         self.machine = Machine(ram=RAM, zap_contract="void")
         s = self.machine.sys
         s.cap_sys_rawio = s.cap_ipc_lock = s.cap_sys_admin = True  # every scenario runs as root
+        self.machine.sysctl("vm.nr_hugepages", 8)
         s.totalram_pages, s.total_swap_pages = TRACED_RAM, TRACED_SWAP
         self.window = window
         self.machine.execve("/bin/run-oracle")

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from .arch.tlb import TlbFlush
 from .mm.filemap import put_inode
-from .mm.flags import VM_ACCOUNT
+from .mm.flags import VM_ACCOUNT, VM_HUGETLB
+from .mm.hugetlb_pool import hugetlb_vm_op_close
 from .mm.memory.zap import unmap_single_vma
 from .mm.mm_types import Mm
 from .mm.mmu_gather import MmuGather, flush_tlb
@@ -32,6 +33,8 @@ def exit_mmap(mm: Mm) -> MmuGather:
         if vma.vm_flags & VM_ACCOUNT:
             j.add(mm.sys.commit, "committed", -vma.nr_pages)
         j.write(mm.vmas, vma.start, None)
+        if vma.vm_flags & VM_HUGETLB:
+            hugetlb_vm_op_close(mm.sys, vma)
         if vma.file:
             put_inode(mm.sys, vma.file)
     _forget(mm)

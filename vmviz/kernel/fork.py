@@ -12,7 +12,15 @@ from .arch.tlb import TlbFlush
 from .errors import KernelError
 from .exit import exit_mmap
 from .mm.filemap import get_inode
-from .mm.flags import VM_ACCOUNT, VM_DONTCOPY, VM_LOCKED, VM_LOCKONFAULT, VM_NOHUGEPAGE, VM_WIPEONFORK
+from .mm.flags import (
+    VM_ACCOUNT,
+    VM_DONTCOPY,
+    VM_HUGETLB,
+    VM_LOCKED,
+    VM_LOCKONFAULT,
+    VM_NOHUGEPAGE,
+    VM_WIPEONFORK,
+)
 from .mm.memory.copy import copy_page_range, vma_needs_copy
 from .mm.mm_types import Mm
 from .mm.mmu_gather import flush_tlb
@@ -76,7 +84,8 @@ def _dup_vma(child: Mm, vma: Vma, census: Census) -> Vma:
     wiped = vma.vm_flags & VM_WIPEONFORK
     anon_vma, chain = (0, 0) if wiped else anon_vma_fork(child.sys, vma, census)
     flags = vma.vm_flags & ~(VM_LOCKED | VM_LOCKONFAULT)
-    copy = vma.replace(vm_flags=flags, anon_vma=anon_vma, chain=chain)
+    private = 0 if vma.vm_flags & VM_HUGETLB else vma.private  # a reservation is its maker's alone
+    copy = vma.replace(vm_flags=flags, anon_vma=anon_vma, chain=chain, private=private)
     j.write(child.vmas, copy.start, copy)
     j.add(child.counters, "map_count", 1)
     child.account(copy.vm_flags, copy.nr_pages)

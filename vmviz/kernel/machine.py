@@ -98,6 +98,7 @@ class Machine(Processes, Syscalls):
             s.driver_pages,
             s.sysctl,
             s.thp,
+            s.hugetlb,
         )
         for store in (*kept, s.anon_vmas, *s.swap.stores, self.tasks, self.fds, self.running):
             j.register(store)

@@ -20,17 +20,25 @@ from .exec import execve as load_binary
 from .fs.proc import clear_refs
 from .mm.access import EXEC, READ, WRITE, Access, access, is_known, peek
 from .mm.brk import do_brk
+from .mm.filemap import get_inode, put_inode
 from .mm.flags import (
     MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_HUGE_MASK,
+    MAP_HUGE_SHIFT,
+    MAP_HUGETLB,
     MAP_NONBLOCK,
     MAP_POPULATE,
     MAP_SHARED_VALIDATE,
     MAP_TYPE,
     O_RDONLY,
     O_RDWR,
+    VM_HUGETLB,
     VM_LOCKED,
 )
 from .mm.gup import mm_populate
+from .mm.hugetlb import HUGETLB_ANON_PATH, KIND
+from .mm.hugetlb_pool import HPAGE_SIZE, check_size
 from .mm.memory import pfn as pfn_calls
 from .mm.memory.zap import ZapResult, zap_vma_ptes
 from .mm.mm_types import Mm
@@ -76,10 +84,19 @@ class Syscalls(FileCalls):
         flags = mapping_flags(flags, fd)
         j = self.sys.journal
         j.enter("mmap", ("addr", addr), ("length", length), ("prot", prot), ("flags", flags), ("fd", fd))
+        backing = None
+        held: list[int] = []
         try:
-            backing = None
             if not flags & MAP_ANONYMOUS:
                 backing = open_backing(self.sys, self._file(fd, "mmap"))
+                if flags & MAP_HUGETLB:
+                    raise KernelError("EINVAL", "mmap", f"{backing.file.path} has no huge pages of the pool")
+            elif flags & MAP_HUGETLB:
+                check_size(flags, MAP_HUGE_SHIFT, MAP_HUGE_MASK)
+                length = -(-length // HPAGE_SIZE) * HPAGE_SIZE & ((1 << 64) - 1)
+                if not offset & 4095:
+                    backing = self._hugetlb_file_setup(length)
+                held = self._hold_huge_files(addr, length) if flags & MAP_FIXED else []
             elif flags & MAP_TYPE == MAP_SHARED_VALIDATE:
                 raise KernelError("EINVAL", "mmap", "MAP_SHARED_VALIDATE needs a file")
             address = do_mmap(self.mm, addr, length, prot, flags, backing, offset, self._shared_anonymous)
@@ -87,10 +104,38 @@ class Syscalls(FileCalls):
             if locked or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE:
                 mm_populate(self.mm, address, length)
         except VmvizError as error:
+            if backing is not None and backing.inode.kind == KIND:
+                self._drop_file(backing)
             j.leave("mmap", error.errno if isinstance(error, KernelError) else None)
             raise
+        finally:
+            for file in held:
+                put_inode(self.sys, file)
         j.leave("mmap", address)
         return address
+
+    def _hold_huge_files(self, addr: int, length: int) -> list[int]:
+        """Keep the files that a fixed mapping replaces: their pages go back to the pool only when the call is over,
+        too late for the new mapping (`fput` is a task work).
+        """
+        files = [v.file for v in self.mm.vmas.overlapping(addr, addr + length) if v.vm_flags & VM_HUGETLB]
+        for file in files:
+            get_inode(self.sys, file)
+        return files
+
+    def _hugetlb_file_setup(self, length: int) -> Backing:
+        """The file behind an anonymous mapping of huge pages (fs/hugetlbfs/inode.c)."""
+        inode = self._new_inode(HUGETLB_ANON_PATH, KIND, length)
+        return open_backing(self.sys, self._new_file(inode.path, O_RDWR, inode))
+
+    def _drop_file(self, backing: Backing) -> None:
+        """A mapping has failed: the file that was made for it has never been (`fput`)."""
+        j, s = self.sys.journal, self.sys
+        j.write(s.files, backing.file.id, None)
+        j.write(s.inodes, backing.inode.id, None)
+        j.write(s.inode_refs, backing.inode.id, None)
+        for kind in ("file", "inode"):
+            j.add(s.ids, kind, -1)
 
     def _shared_anonymous(self, length: int) -> Backing:
         """The shmem file behind a shared anonymous mapping (`shmem_zero_setup`)."""

@@ -31,10 +31,12 @@ from .mm.frames import (
     PG_COMPOUND,
     PG_HEAD,
     PG_HIDDEN,
+    PG_HUGETLB,
     PG_SWAPBACKED,
     PG_SWAPCACHE,
     ZERO_PFN,
 )
+from .mm.hugetlb_pool import free_huge_pages, resv_huge_pages
 from .mm.mm_types import Mm, stat_class
 from .mm.page_alloc import ANON, DRIVER, FILE, FREE, OTHER, RESERVED, TABLE, ZERO
 from .mm.pgtable import NO_DEPOSIT
@@ -98,7 +100,7 @@ def verify_counts(machine: Machine) -> list[str]:
             head = pmd_pfn(entry)
             if head != machine.sys.thp.get("huge_zero_pfn"):
                 whole[head] += 1
-                kinds["anon"] += HPAGE_PMD_NR
+                kinds["anon"] += 0 if frames.flags.flat[head] & PG_HUGETLB else HPAGE_PMD_NR
         for name, n in kinds.items():
             if mm.counters.data[name] != n:
                 out.append(f"mm {mm.id}: {name} is {mm.counters.data[name]}, its entries make {n}")
@@ -309,10 +311,18 @@ def _owners(machine: Machine) -> Iterator[str]:
     cached = {pfn: key for key, pfn in s.page_cache.data.items()}
     driver = set(s.driver_pages.data.values())
     cached_swap = set(s.swap.slot_of.data)
+    cached_huge = {head for key, head in s.hugetlb.data.items() if key[0] == "page"}
+    if resv_huge_pages(s) > free_huge_pages(s) or resv_huge_pages(s) < 0:
+        yield f"{resv_huge_pages(s)} huge pages are reserved of {free_huge_pages(s)} free ones"
     for pfn in np.flatnonzero(~free).tolist():
         state, refs, mapped = states[pfn], frames.refcount.flat[pfn], frames.mapcount.flat[pfn]
         if frames.flags.flat[pfn] & PG_COMPOUND:
             head = frames.flags.flat[pfn] & PG_HEAD
+            if frames.flags.flat[pfn] & PG_HUGETLB:
+                want = head and frames.total_mapcount(pfn) + (pfn in cached_huge)
+                if refs != want or (head and not want) != (pfn in frames.hugetlb_free.data):
+                    yield f"huge page {pfn:#x}: {refs} references, its owners hold {want}"
+                continue
             if refs != (head and (frames.total_mapcount(pfn) or 1)):
                 yield f"frame {pfn:#x}: {refs} references to a compound page of {frames.page_mapcount(pfn)} mappings"
             if head and state == ANON and not frames.total_mapcount(pfn):

@@ -11,6 +11,7 @@ import attrs
 from ..errors import KernelError
 from ..mm.filemap import MEMORY_KINDS, filemap_fault
 from ..mm.flags import F_SEAL_FUTURE_WRITE, VM_MAYWRITE, VM_SHARED, VM_WRITE
+from ..mm.hugetlb import hugetlbfs_file_mmap
 from ..mm.memory.do_fault import do_fault_page
 from ..mm.memory.fault import FaultContext
 from ..mm.mm_types import File, Inode, Mm, System, VmOperations
@@ -67,6 +68,8 @@ def add_driver(system: System, driver: Driver, *ops: VmOperations) -> Inode:
 def open_backing(system: System, file: File) -> Backing:
     """What an open file brings to a mapping."""
     inode: Inode = system.inodes.get(file.inode)
+    if inode.kind == "hugetlbfs":
+        return Backing(file, inode, hugetlbfs_file_mmap)
     if inode.kind in ("reg", *MEMORY_KINDS):
         return Backing(file, inode, map_file)
     driver = system.drivers.get(inode.device)

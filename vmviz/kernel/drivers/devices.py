@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import KernelError
 from ..mm.flags import VM_DONTDUMP, VM_DONTEXPAND, VM_IO, VM_MIXEDMAP, VM_PFNMAP, is_cow_mapping
 from ..mm.frames import DeviceRegion
+from ..mm.hugetlb import HUGETLB_OPS
 from ..mm.memory.fault import FaultContext, insert_pfn_run
 from ..mm.memory.pfn import VM_FAULT_SIGBUS, pgprot_noncached, remap_pfn_range, vm_insert_page
 from ..mm.mm_types import Mm, System, VmOperations
@@ -19,7 +20,7 @@ MIB = 1 << 20
 
 def add_default_devices(system: System, *, fb_size: int = 8 * MIB) -> None:
     """Give the machine its devices."""
-    for table in (FILE_OPS, SHMEM_OPS):
+    for table in (FILE_OPS, SHMEM_OPS, HUGETLB_OPS):
         system.vm_ops[table.name] = table
     add_frame_buffer(system, FB0, 0xE0000, fb_size)
     add_bar(system, RESOURCE0, 0xFE000, 64 << 10)

@@ -24,13 +24,14 @@ from ..arch.x86 import (
     swp_type,
 )
 from ..errors import KernelError
-from ..mm.flags import VM_PFNMAP, VM_SOFTDIRTY
+from ..mm.flags import VM_HUGETLB, VM_PFNMAP, VM_SOFTDIRTY
 from ..mm.frames import (
     PG_ACTIVE,
     PG_ANON,
     PG_COMPOUND,
     PG_DIRTY,
     PG_HEAD,
+    PG_HUGETLB,
     PG_LRU,
     PG_MLOCKED,
     PG_PGTABLE,
@@ -53,7 +54,7 @@ from ..trace.bulk import Bulk, SetLane
 PM_SOFT_DIRTY, PM_MMAP_EXCLUSIVE, PM_FILE, PM_SWAP, PM_PRESENT = (1 << bit for bit in (55, 56, 61, 62, 63))
 
 KPF_MMAP, KPF_ANON, KPF_BUDDY, KPF_NOPAGE = 1 << 11, 1 << 12, 1 << 10, 1 << 20
-KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_THP = 1 << 15, 1 << 16, 1 << 22
+KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_HUGE, KPF_THP = 1 << 15, 1 << 16, 1 << 17, 1 << 22
 _KPF = {
     PG_REFERENCED: 1 << 2,
     PG_UPTODATE: 1 << 3,
@@ -97,7 +98,8 @@ def pagemap_entry(mm: Mm, address: int) -> int:
         soft = PM_SOFT_DIRTY if entry & _PAGE_SWP_SOFT_DIRTY else 0
         return word | soft | PM_SWAP | swp_type(entry) | swp_offset(entry) << 5
     pfn, frames = pte_pfn(entry), mm.sys.frames
-    word |= PM_PRESENT | pfn | (PM_SOFT_DIRTY if entry & _PAGE_SOFT_DIRTY else 0)
+    soft = entry & _PAGE_SOFT_DIRTY and not vma.vm_flags & VM_HUGETLB  # pagemap_hugetlb_range does not look
+    word |= PM_PRESENT | pfn | (PM_SOFT_DIRTY if soft else 0)
     if entry & _PAGE_SPECIAL or not frames.pfn_valid(pfn):
         return word
     if huge:  # the leaf speaks for its head (`pagemap_pmd_range`)
@@ -126,7 +128,8 @@ def kpageflags(system: System, pfn: int) -> int:
         word |= KPF_MMAP
     if flags & PG_COMPOUND:
         word |= KPF_COMPOUND_HEAD if flags & PG_HEAD else KPF_COMPOUND_TAIL
-        word |= KPF_THP
+        word |= KPF_HUGE if flags & PG_HUGETLB else KPF_THP
+        word |= frames.flags.flat[frames.head_of(pfn)] & PG_ANON and KPF_ANON
     if frames.states.flat[pfn] == FREE:
         word |= KPF_BUDDY
     return word
@@ -151,6 +154,8 @@ def clear_refs(mm: Mm, kind: int) -> None:
         now = _clear_vma(mm, vma) if kind == CLEAR_REFS_SOFT_DIRTY else vma
         skip = kind in (CLEAR_REFS_ANON, CLEAR_REFS_MAPPED) and bool(vma.file) == (kind == CLEAR_REFS_ANON)
         if now.vm_flags & VM_PFNMAP or skip:
+            continue
+        if now.vm_flags & VM_HUGETLB:
             continue
         for slot, _ in mm.sys.arena.huge_leaves(mm.pgd, now.start, now.end):
             _clear_huge_pmd(mm, slot, kind)

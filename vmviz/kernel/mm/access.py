@@ -27,8 +27,9 @@ from ..errors import CallerBugError, SignalRaised, UnknownContentsError
 from ..trace.bulk import Bulk, SetLane
 from .brk import expand_downwards
 from .contents import Contents
-from .flags import VM_EXEC, VM_GROWSDOWN, VM_READ, VM_WRITE
+from .flags import VM_EXEC, VM_GROWSDOWN, VM_HUGETLB, VM_READ, VM_WRITE
 from .huge_memory import FAULT_FALLBACK, do_huge_pmd_wp_page
+from .hugetlb import hugetlb_wp
 from .memory.fault import handle_missing
 from .memory.normal_page import pfns_of
 from .memory.pfn import VM_FAULT_MAJOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV
@@ -233,6 +234,8 @@ def _write_protected(mm: Mm, vma: Vma, va: int, slot: int, n: int) -> int:
     """A write to what is read-only, of a huge leaf too: if it has to be split, its small entry goes on."""
     arena = mm.sys.arena
     if arena.huge.data and arena.huge.get(slot) is not None:
+        if vma.vm_flags & VM_HUGETLB:
+            return hugetlb_wp(mm, vma, va, slot)
         if do_huge_pmd_wp_page(mm, vma, va, slot) != FAULT_FALLBACK:
             return 0
         slot, n = arena.lookup(mm.pgd, va), 1

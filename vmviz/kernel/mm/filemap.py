@@ -12,6 +12,7 @@ import numpy as np
 
 from ..trace.store import Keyed
 from .frames import PG_DIRTY, PG_LRU, PG_SWAPBACKED, PG_UNEVICTABLE, PG_UPTODATE
+from .hugetlb_pool import hugetlbfs_evict_inode
 from .memory.do_fault import do_fault_page, set_file_pte
 from .memory.fault import FaultContext
 from .memory.pfn import VM_FAULT_MAJOR
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 FILE_FLAGS = PG_UPTODATE | PG_LRU
 SHMEM_FLAGS = PG_UPTODATE | PG_LRU | PG_SWAPBACKED
 RAMFS_FLAGS = PG_UPTODATE | PG_LRU | PG_UNEVICTABLE
-MEMORY_KINDS = ("shmem", "ramfs")
+MEMORY_KINDS = ("shmem", "ramfs", "hugetlbfs")
 """Files whose pages are nowhere else: they live as long as somebody uses the file."""
 FAULT_AROUND_PAGES = 16
 READ_AROUND_PAGES = 32
@@ -57,6 +58,9 @@ def put_inode(system: System, file_id: int) -> None:
     j = system.journal
     j.write(system.inode_refs, inode.id, refs - 1 or None)
     if refs > 1:
+        return
+    if inode.kind == "hugetlbfs":
+        hugetlbfs_evict_inode(system, inode.id, file_id)
         return
     j.enter("shmem_evict_inode", ("inode", inode.id))
     for key, pfn in sorted(item for item in system.page_cache.data.items() if item[0][0] == inode.id):

@@ -19,13 +19,13 @@ from ..trace.bulk import Bulk, Lane, SetLane
 from ..trace.journal import Journal
 from ..trace.store import Column, Keyed
 from .contents import ContentColumn, Contents
-from .page_alloc import FREE, RESERVED, STATE_NAMES, ZERO, FrameStates, OutOfMemory, Zone
+from .page_alloc import FREE, OTHER, RESERVED, STATE_NAMES, ZERO, FrameStates, OutOfMemory, Zone
 
 PG_ANON, PG_EXCLUSIVE, PG_LRU, PG_SWAPBACKED = 1, 2, 4, 8
 PG_UPTODATE, PG_DIRTY, PG_REFERENCED, PG_ACTIVE = 16, 32, 64, 128
 PG_RESERVED, PG_PGTABLE, PG_ZERO, PG_HIDDEN = 256, 512, 1024, 2048
 PG_MLOCKED, PG_UNEVICTABLE, PG_SWAPCACHE = 4096, 8192, 16384
-PG_HEAD, PG_TAIL = 1 << 15, 1 << 16
+PG_HEAD, PG_TAIL, PG_HUGETLB = 1 << 15, 1 << 16, 1 << 17
 PG_COMPOUND = PG_HEAD | PG_TAIL
 PG_NAMES = {
     PG_ANON: "anon",
@@ -45,6 +45,7 @@ PG_NAMES = {
     PG_SWAPCACHE: "swapcache",
     PG_HEAD: "head",
     PG_TAIL: "tail",
+    PG_HUGETLB: "hugetlb",
 }
 HPAGE_PMD_ORDER, HPAGE_PMD_NR = 9, 512
 """Compound pages here are of one order: what a PMD maps, 512 frames at a multiple of 512."""
@@ -116,6 +117,7 @@ class Frames:
         self.content = ContentColumn("frame.content", nr_frames, self.contents)
         self.mlock_count = Column("frame.mlock_count", nr_frames, np.int32)
         self.compound_mapcount = Keyed("frame.compound_mapcount")
+        self.hugetlb_free = Keyed("frame.hugetlb_free")
         self.regions: list[DeviceRegion] = []
         self.own_pfns, self.hidden_why = range(0), ""
         self.others_unknown = False
@@ -129,6 +131,7 @@ class Frames:
             self.content,
             self.mlock_count,
             self.compound_mapcount,
+            self.hugetlb_free,
         ):
             journal.register(store)
         self._set_reserved()
@@ -255,8 +258,11 @@ class Frames:
         if count > n:
             j.write(self.refcount, head, count - n)
             return False
-        j.event("mm_page_free", ("pfn", head), ("order", HPAGE_PMD_ORDER))
         j.write(self.refcount, head, 0)
+        if self.flags.flat[head] & PG_HUGETLB:
+            self._free_huge_page(head)
+            return True
+        j.event("mm_page_free", ("pfn", head), ("order", HPAGE_PMD_ORDER))
         j.write(self.compound_mapcount, head, None)
         if self.mlock_count.flat[head]:
             j.write(self.mlock_count, head, 0)
@@ -268,6 +274,18 @@ class Frames:
         lanes.append(SetLane(self.states, where, self.states.array[where].copy(), FREE))
         j.bulk(Bulk("free_compound_page", HPAGE_PMD_NR, tuple(lanes), address=head << 12))
         return True
+
+    def _free_huge_page(self, head: int) -> None:
+        """A page of the hugetlb pool goes back there (`free_huge_page`); what it holds stays until it is used
+        again.
+        """
+        j, where = self.journal, slice(head, head + HPAGE_PMD_NR)
+        j.write(self.flags, head, PG_HEAD | PG_HUGETLB)
+        j.write(self.mapping, head, 0)
+        j.write(self.index, head, 0)
+        lane = SetLane(self.states, where, self.states.array[where].copy(), OTHER)
+        j.bulk(Bulk("free_huge_page", HPAGE_PMD_NR, (lane,), address=head << 12))
+        j.write(self.hugetlb_free, head, 1)
 
     def heads(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """The frames that keep references and flags for each of ``pfns`` (`compound_head`), itself mostly."""

@@ -14,6 +14,7 @@ from .flags import VM_ACCESS_FLAGS, VM_IO, VM_LOCKONFAULT, VM_PFNMAP, VM_SHARED,
 from .frames import PG_DIRTY
 from .memory.normal_page import pfns_of
 from .page_alloc import OutOfMemory
+from .pgtable import NO_DEPOSIT
 from .swap import mark_page_accessed
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ def _touch_pmd(mm: Mm, address: int, write: bool) -> bool:
     arena = mm.sys.arena
     slot = arena.huge_slot(mm.pgd, address)
     wanted = _PAGE_PRESENT | (_PAGE_RW if write else 0)
+    if slot >= 0 and arena.huge.get(slot) == NO_DEPOSIT:  # follow_hugetlb_page marks nothing
+        return arena.flat[slot] & wanted == wanted
     if slot < 0 or arena.flat[slot] & wanted != wanted:
         return False
     new = arena.flat[slot] | (_PAGE_ACCESSED | _PAGE_DIRTY | _PAGE_SOFT_DIRTY if write else 0)

@@ -58,6 +58,7 @@ from .frames import (
 from .gup import faultin_page_range
 from .huge_memory import HPAGE_PMD_SIZE, is_huge_zero_pmd
 from .huge_split import split_huge_page
+from .hugetlb_pool import HPAGE_MASK
 from .khugepaged import madvise_collapse
 from .madvise_flags import madvise_willneed
 from .memory.normal_page import ANON_PAGE, OTHER_ENTRY, RAW, kinds_of, pfns_of
@@ -76,8 +77,12 @@ def _refuse(why: str, errno: str = "EINVAL") -> KernelError:
     return KernelError(errno, "madvise", why)
 
 
-def _not_for_zapping(vma: Vma, advice: int) -> None:
+def _not_for_zapping(vma: Vma, advice: int, start: int) -> None:
     """EINVAL where pages must not be taken away (`madvise_dontneed_free_valid_vma`)."""
+    if vma.vm_flags & VM_HUGETLB:
+        if advice == MADV_FREE or start & ~HPAGE_MASK:
+            raise _refuse("of huge pages only whole ones are taken away, and by MADV_DONTNEED")
+        return
     if vma.vm_flags & VM_PFNMAP:
         raise _refuse("the mapping holds raw frames (VM_PFNMAP), which only its driver takes away")
     if vma.vm_flags & VM_LOCKED and advice != MADV_DONTNEED_LOCKED:
@@ -90,8 +95,11 @@ def madvise_dontneed(mm: Mm, vma: Vma, start: int, end: int, advice: int) -> Non
     Private pages are lost, others can be faulted in again.  EINVAL: VM_PFNMAP, or VM_LOCKED unless the advice
     is MADV_DONTNEED_LOCKED.
     """
-    _not_for_zapping(vma, advice)
-    zap_page_range_single(mm, vma, start, end - start)
+    _not_for_zapping(vma, advice, start)
+    if vma.vm_flags & VM_HUGETLB:
+        end &= HPAGE_MASK
+    if end > start:
+        zap_page_range_single(mm, vma, start, end - start)
 
 
 def madvise_free(mm: Mm, vma: Vma, start: int, end: int, advice: int) -> None:
@@ -100,7 +108,7 @@ def madvise_free(mm: Mm, vma: Vma, start: int, end: int, advice: int) -> None:
     Anonymous pages become clean, old and not swap-backed ("lazyfree"); a later write keeps them after all.
     What is in swap goes at once.  EINVAL: VM_PFNMAP, VM_LOCKED, or a mapping that is not anonymous.
     """
-    _not_for_zapping(vma, advice)
+    _not_for_zapping(vma, advice, start)
     if not vma.is_anonymous:
         raise _refuse("MADV_FREE is for anonymous mappings")
     gather = MmuGather(mm)

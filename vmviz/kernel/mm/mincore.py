@@ -7,8 +7,9 @@ import numpy as np
 from ..arch.x86 import _PAGE_PRESENT, _PAGE_PROTNONE
 from ..errors import KernelError
 from .filemap import inode_of
-from .flags import VM_PFNMAP
+from .flags import VM_HUGETLB, VM_PFNMAP
 from .huge_memory import HPAGE_PMD_SIZE
+from .hugetlb_pool import cached_page, vma_hugecache_offset
 from .mm_types import Mm
 from .vma import Vma
 
@@ -39,6 +40,8 @@ def do_mincore(mm: Mm, start: int, length: int) -> bytes:
 
 def _resident(mm: Mm, vma: Vma, start: int, end: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     out = np.zeros((end - start) >> 12, np.uint8)
+    if vma.vm_flags & VM_HUGETLB:
+        return _resident_huge(mm, vma, start, end, out)
     if vma.file:
         inode = inode_of(mm.sys, vma.file).id
         first = vma.pgoff + ((start - vma.start) >> 12)
@@ -59,4 +62,26 @@ def _resident(mm: Mm, vma: Vma, start: int, end: int) -> np.ndarray[tuple[int], 
             )
             slots = mm.sys.swap.offsets_of(entries[swapped]).tolist()
             out[at + swapped] = [slot in mm.sys.swap.cache.data for slot in slots]
+    return out
+
+
+def _resident_huge(
+    mm: Mm, vma: Vma, start: int, end: int, out: np.ndarray[tuple[int], np.dtype[np.uint8]]
+) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    """Pages of the hugetlb pool (`mincore_hugetlb`): those that are mapped.
+
+    Where not even a table is there Linux looks into the file, and takes each small page for the next huge one.
+    """
+    arena, inode = mm.sys.arena, inode_of(mm.sys, vma.file).id
+    at = start
+    while at < end:
+        stop = min((at | (HPAGE_PMD_SIZE - 1)) + 1, end)
+        first = (at - start) >> 12
+        if len(arena.walk(mm.pgd, at)) == len(mm.sys.mode.levels) - 1:
+            out[first : (stop - start) >> 12] = arena.huge_slot(mm.pgd, at) >= 0
+        else:
+            index = vma_hugecache_offset(vma, at)
+            for i in range((stop - at) >> 12):
+                out[first + i] = cached_page(mm.sys, inode, index + i) >= 0
+        at = stop
     return out

@@ -119,6 +119,7 @@ class System:
     total_swap_pages: int = 0
     sysctl: Keyed = attrs.field(factory=lambda: Keyed("sysctl"))
     thp: Keyed = attrs.field(factory=lambda: Keyed("thp"))
+    hugetlb: Keyed = attrs.field(factory=lambda: Keyed("hugetlb"))
     files: Keyed = attrs.field(factory=lambda: Keyed("files"))
     inodes: Keyed = attrs.field(factory=lambda: Keyed("inodes"))
     page_cache: Keyed = attrs.field(factory=lambda: Keyed("page_cache"))

@@ -19,7 +19,6 @@ from .flags import (
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
     MAP_GROWSDOWN,
-    MAP_HUGETLB,
     MAP_LOCKED,
     MAP_NORESERVE,
     MAP_PRIVATE,
@@ -49,6 +48,7 @@ from .flags import (
     calc_vm_flag_bits,
     calc_vm_prot_bits,
 )
+from .hugetlb import hugetlb_get_unmapped_area
 from .memory.zap import unmap_page_range
 from .mm_types import STACK_GUARD_GAP, File, Inode, Mm
 from .mmu_gather import MmuGather
@@ -98,12 +98,10 @@ def do_mmap(
 
     ``shmem_setup`` makes the file of a shared anonymous mapping of so many bytes (`shmem_zero_setup`).
     Errors, in the kernel's order: EINVAL, ENOMEM, EPERM, EEXIST, EAGAIN, EOVERFLOW, EACCES, ENODEV, and the
-    driver's own. Not simulated: of MAP_HUGETLB only that the pool is empty.
+    driver's own.
     """
     if offset & 4095:
         _fail("EINVAL", f"offset {offset:#x} is not page aligned")
-    if flags & MAP_HUGETLB:
-        _fail("ENOMEM", "no huge pages are reserved on this machine (nr_hugepages is 0)")
     if length == 0:
         _fail("EINVAL", "length is 0")
     if flags & MAP_FIXED_NOREPLACE:
@@ -118,7 +116,7 @@ def do_mmap(
     pgoff = offset >> 12
     if len(mm.vmas) > (limit := max_map_count(mm)):
         _fail("ENOMEM", f"the process has more than {limit} VMAs (max_map_count)")
-    addr = get_unmapped_area(mm, addr, size, flags)
+    addr = get_unmapped_area(mm, addr, size, flags, huge=is_file_hugepages(backing))
     if flags & MAP_FIXED_NOREPLACE:
         there = mm.vmas.first_overlap(addr, addr + size)
         if there is not None:
@@ -148,9 +146,15 @@ def do_mmap(
         pgoff = addr >> 12
     else:
         _fail("EINVAL", "flags name neither MAP_PRIVATE nor MAP_SHARED")
-    if flags & MAP_NORESERVE and sysctl(mm, "vm.overcommit_memory") != OVERCOMMIT_NEVER:
+    strict = sysctl(mm, "vm.overcommit_memory") == OVERCOMMIT_NEVER
+    if flags & MAP_NORESERVE and (not strict or is_file_hugepages(backing)):
         vm_flags |= VM_NORESERVE
     return mmap_region(mm, addr, size, vm_flags, pgoff, backing, shmem_setup)
+
+
+def is_file_hugepages(backing: Backing | None) -> bool:
+    """Whether a file's pages are huge ones of the pool (include/linux/hugetlb.h)."""
+    return backing is not None and backing.inode.kind == "hugetlbfs"
 
 
 def _check_reach(backing: Backing, pgoff: int, size: int) -> None:
@@ -186,13 +190,15 @@ def _file_flags(backing: Backing, kind: int, prot: int, flags: int, vm_flags: in
     return vm_flags
 
 
-def get_unmapped_area(mm: Mm, addr: int, size: int, flags: int) -> int:
+def get_unmapped_area(mm: Mm, addr: int, size: int, flags: int, *, huge: bool = False) -> int:
     """Choose the address of a mapping (arch_get_unmapped_area_topdown): fixed, at the hint, else the highest
     hole.
 
     ENOMEM: no hole is large enough.  EINVAL: a fixed address that is not page aligned.  EPERM: below
-    mmap_min_addr.
+    mmap_min_addr.  ``huge``: for huge pages of the pool, at a multiple of their size.
     """
+    if huge:
+        addr, flags = hugetlb_get_unmapped_area(mm, addr, size, flags), flags | MAP_FIXED
     if size > mm.task_size:
         _fail("ENOMEM", f"length {size:#x} is larger than the address space")
     if flags & MAP_FIXED:
@@ -242,11 +248,12 @@ def mmap_region(
     end = addr + size
     j.enter("mmap_region", ("addr", addr), ("len", size), ("vm_flags", vm_flags))
     try:
-        _make_room(mm, addr, size, vm_flags, backing is None and shmem_setup is not None)
+        accountable = accountable_mapping(vm_flags) and not is_file_hugepages(backing)
+        _make_room(mm, addr, size, vm_flags, accountable, backing is None and shmem_setup is not None)
     except KernelError as error:
         j.leave("mmap_region", error.errno)
         raise
-    if accountable_mapping(vm_flags):
+    if accountable:
         vm_flags |= VM_ACCOUNT
     if backing is None and vm_flags & VM_SHARED and shmem_setup is not None:
         backing = shmem_setup(size)
@@ -285,7 +292,7 @@ def mmap_region(
     return addr
 
 
-def _make_room(mm: Mm, addr: int, size: int, vm_flags: int, shmem: bool) -> None:
+def _make_room(mm: Mm, addr: int, size: int, vm_flags: int, accountable: bool, shmem: bool) -> None:
     """The limits, the mappings in the way, and the charge, in the kernel's order."""
     pages, end = size >> 12, addr + size
     if not may_expand_vm(mm, vm_flags, pages):
@@ -297,7 +304,7 @@ def _make_room(mm: Mm, addr: int, size: int, vm_flags: int, shmem: bool) -> None
             do_munmap(mm, addr, size)
         except KernelError as error:
             raise KernelError("ENOMEM", "mmap", error.why) from None
-    if accountable_mapping(vm_flags):
+    if accountable:
         vm_enough_memory(mm, pages)
     elif shmem and vm_flags & VM_SHARED and not vm_flags & VM_NORESERVE:
         vm_enough_memory(mm, pages, charge=False)
@@ -342,7 +349,7 @@ def vma_wants_writenotify(mm: Mm, vma: Vma, vm_flags: int, prot: int) -> bool:
         return True
     if prot != _pgprot_modify(prot, vm_flags):
         return False
-    return not vm_flags & VM_SOFTDIRTY
+    return not vm_flags & (VM_SOFTDIRTY | VM_HUGETLB)
 
 
 def _undo_driver(mm: Mm, vma: Vma) -> None:

@@ -13,7 +13,9 @@ import numpy as np
 from ..arch.tlb import TlbFlush
 from ..arch.x86 import _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_PSE, _PAGE_SOFT_DIRTY, _PAGE_SWP_SOFT_DIRTY
 from ..trace.bulk import Bulk, SetLane
+from .flags import VM_HUGETLB
 from .huge_memory import HPAGE_PMD_MASK, HPAGE_PMD_SIZE, move_huge_pmd, split_huge_pmd
+from .hugetlb import move_hugetlb_page_tables
 from .mm_types import Mm
 from .mmu_gather import flush_tlb
 from .page_alloc import OutOfMemory
@@ -28,6 +30,10 @@ def move_page_tables(mm: Mm, vma: Vma, old_addr: int, new_addr: int, length: int
     """
     j, arena = mm.sys.journal, mm.sys.arena
     j.enter("move_page_tables", ("old_addr", old_addr), ("new_addr", new_addr), ("len", length))
+    if vma.vm_flags & VM_HUGETLB:
+        done = _move_hugetlb(mm, old_addr, new_addr, length)
+        j.leave("move_page_tables", done)
+        return done
     pmd = len(mm.sys.mode.levels) - 2
     pud = pmd - 1
     at, end, delta = old_addr, old_addr + length, new_addr - old_addr
@@ -64,6 +70,13 @@ def move_page_tables(mm: Mm, vma: Vma, old_addr: int, new_addr: int, length: int
     done = min(at, end) - old_addr
     j.leave("move_page_tables", done)
     return done
+
+
+def _move_hugetlb(mm: Mm, old_addr: int, new_addr: int, length: int) -> int:
+    try:
+        return move_hugetlb_page_tables(mm, old_addr, new_addr, length)
+    except OutOfMemory:
+        return 0
 
 
 def _extent(mm: Mm, level: int, old: int, end: int, new: int) -> int:

@@ -49,6 +49,7 @@ from .flags import (
 from .frames import PG_ANON, PG_EXCLUSIVE
 from .gup import populate_vma_page_range
 from .huge_memory import change_huge_pmd, split_partial
+from .hugetlb import hugetlb_change_protection
 from .memory.normal_page import pfns_of
 from .mm_types import Mm
 from .mmap import vma_page_prot, vma_wants_writenotify
@@ -175,6 +176,10 @@ def change_protection(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather,
     """
     j, arena, changed = mm.sys.journal, mm.sys.arena, 0
     j.enter("change_protection", ("start", start), ("end", end), ("newprot", vma.page_prot))
+    if vma.vm_flags & VM_HUGETLB:
+        changed = hugetlb_change_protection(mm, vma, start, end, gather)
+        j.leave("change_protection", changed)
+        return changed
     for slot, haddr in split_partial(mm, vma, start, end):
         changed += change_huge_pmd(mm, vma, slot, haddr, gather)
     for slot, n, address, cuts in arena.runs(mm.pgd, start, end):

@@ -102,9 +102,9 @@ def _grow(mm: Mm, addr: int, old_len: int, new_len: int, flags: int) -> int:
     return _move_vma(mm, vma, addr, old_len, new_len, _place(mm, 0, new_len, 0), flags)
 
 
-def _place(mm: Mm, hint: int, size: int, flags: int) -> int:
+def _place(mm: Mm, hint: int, size: int, flags: int, huge: bool = False) -> int:
     try:
-        return get_unmapped_area(mm, hint, size, flags)
+        return get_unmapped_area(mm, hint, size, flags, huge=huge)
     except KernelError as error:
         raise _error(error.errno, error.why) from None
 
@@ -168,7 +168,8 @@ def _mremap_to(mm: Mm, addr: int, old_len: int, new_addr: int, new_len: int, fla
     vma = _vma_to_resize(mm, addr, old_len, new_len, flags)
     if flags & MREMAP_DONTUNMAP and not may_expand_vm(mm, vma.vm_flags, old_len >> 12):
         raise _error("ENOMEM", "RLIMIT_AS or RLIMIT_DATA would be exceeded")
-    place = _place(mm, new_addr, new_len, MAP_FIXED if flags & MREMAP_FIXED else 0)
+    huge = bool(vma.vm_flags & VM_HUGETLB)
+    place = _place(mm, new_addr, new_len, MAP_FIXED if flags & MREMAP_FIXED else 0, huge)
     return _move_vma(mm, vma, addr, old_len, new_len, place, flags)
 
 
@@ -218,6 +219,9 @@ def _move_vma(mm: Mm, vma: Vma, old_addr: int, old_len: int, new_len: int, new_a
         _unmap_quietly(mm, new_addr, new_len, account)
         j.leave("move_vma", "ENOMEM")
         raise _error("ENOMEM", "no frame is left for a page table")
+    old = mm.vma_at(old_addr)
+    if old is not None and old.vm_flags & VM_HUGETLB:  # clear_vma_resv_huge_pages: the new VMA has them now
+        mm.set_vma(old, old.replace(private=0))
     _change_flags(mm, old_addr, VM_PAT if flags_before & VM_PFNMAP else 0)  # untrack_pfn_moved
     if keep:
         _leave_behind(mm, old_addr, old_len, new_addr)

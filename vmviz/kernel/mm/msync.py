@@ -8,7 +8,7 @@ from ..arch.tlb import TlbFlush
 from ..arch.x86 import _PAGE_DIRTY, _PAGE_PRESENT, _PAGE_RW
 from ..errors import KernelError
 from ..trace.bulk import Bulk, SetLane
-from .filemap import inode_of
+from .filemap import MEMORY_KINDS, inode_of
 from .flags import MS_ASYNC, MS_INVALIDATE, MS_SYNC, VM_LOCKED, VM_SHARED
 from .frames import PG_DIRTY
 from .mm_types import Mm
@@ -65,7 +65,7 @@ def vfs_fsync_range(mm: Mm, vma: Vma, start: int, end: int) -> None:
     entries of other mappings of the file stay writable.
     """
     inode = inode_of(mm.sys, vma.file)
-    if inode.kind not in ("reg", "shmem", "ramfs"):
+    if inode.kind not in ("reg", *MEMORY_KINDS):
         raise _error("EINVAL", f"{inode.path} has no fsync")
     if inode.kind != "reg":
         return

@@ -7,7 +7,8 @@ from typing import NoReturn
 from ..arch.x86 import _PAGE_PSE
 from ..errors import KernelError
 from .filemap import put_inode
-from .flags import VM_ACCOUNT, VM_LOCKED
+from .flags import VM_ACCOUNT, VM_HUGETLB, VM_LOCKED
+from .hugetlb_pool import hugetlb_vm_op_close
 from .memory.zap import unmap_single_vma, update_hiwater_rss
 from .mm_types import Mm
 from .mmu_gather import MmuGather
@@ -65,6 +66,8 @@ def do_munmap(mm: Mm, addr: int, length: int) -> MmuGather | None:
         if vma.vm_flags & VM_ACCOUNT:
             j.add(mm.sys.commit, "committed", -vma.nr_pages)
         mm.account(vma.vm_flags, -vma.nr_pages)
+        if vma.vm_flags & VM_HUGETLB:
+            hugetlb_vm_op_close(mm.sys, vma)
         if vma.file:
             put_inode(mm.sys, vma.file)
     j.leave("do_mas_align_munmap", 0)

@@ -19,6 +19,7 @@ from .flags import (
     VM_MAYWRITE,
     VM_SHARED,
 )
+from .hugetlb import hugetlbfs_punch_hole
 from .mm_types import File, Inode, System
 from .truncate import END, mappings_of, truncate_inode_pages_range, truncate_pagecache, unmap_mapping_range
 
@@ -71,6 +72,9 @@ def punch_hole(system: System, file: File, offset: int, length: int, func: str =
         raise KernelError("EBADF", func, f"{file.path} is open read-only")
     if inode.kind not in ("reg", *MEMORY_KINDS):
         raise KernelError("ENODEV", func, f"{file.path} is a device")
+    if inode.kind == "hugetlbfs":
+        hugetlbfs_punch_hole(system, inode, offset, length)
+        return
     if inode.kind != "shmem":
         raise KernelError("EOPNOTSUPP", func, f"the file system of {file.path} has no holes")
     if inode.seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE):

@@ -9,10 +9,11 @@ import numpy as np
 from ..arch.x86 import _PAGE_PRESENT, _PAGE_RW
 from ..errors import KernelError, SignalRaised
 from .access import READ, WRITE, access
-from .flags import VM_IO, VM_PFNMAP, VM_READ
+from .flags import VM_HUGETLB, VM_IO, VM_PFNMAP, VM_READ
 from .frames import PG_ANON, PG_EXCLUSIVE
 from .gup import fault_missing, touch_pages
 from .huge_memory import FAULT_FALLBACK, do_huge_pmd_wp_page
+from .hugetlb import hugetlb_wp
 from .memory.normal_page import ANON_PAGE, kinds_of, pfns_of
 from .memory.wp import handle_unshare
 from .mm_types import Mm
@@ -97,16 +98,20 @@ def _pin(mm: Mm, start: int, end: int) -> int:
         if not entry & _PAGE_PRESENT:
             touch_pages(mm, first, va)
             return va if error else end
+        huge = arena.huge_slot(mm.pgd, va)
         value = np.array([entry], np.uint64)
-        if entry & _PAGE_RW or int(kinds_of(mm, value)[0]) != ANON_PAGE:
+        if entry & _PAGE_RW or (huge < 0 and int(kinds_of(mm, value)[0]) != ANON_PAGE):
             continue
         pfn = int(pfns_of(value)[0])
-        huge = arena.huge_slot(mm.pgd, va)
         flags = frames.flags.flat[frames.head_of(pfn) if huge >= 0 else pfn]
         if flags & (PG_ANON | PG_EXCLUSIVE) == PG_ANON:
             now = mm.vma_at(va)
             assert now is not None
-            if huge < 0 or do_huge_pmd_wp_page(mm, now, va, huge, True) == FAULT_FALLBACK:
+            if now.vm_flags & VM_HUGETLB:
+                if hugetlb_wp(mm, now, va, huge, unshare=True):
+                    touch_pages(mm, first, va)
+                    return va
+            elif huge < 0 or do_huge_pmd_wp_page(mm, now, va, huge, True) == FAULT_FALLBACK:
                 handle_unshare(mm, now, va, arena.lookup(mm.pgd, va))
             mm.sys.journal.add(mm.counters, "min_flt", 1)
     touch_pages(mm, first, last)

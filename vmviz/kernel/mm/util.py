@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ..errors import KernelError
 from .flags import VM_GROWSDOWN, VM_LOCKED, VM_SHARED, VM_WRITE
+from .hugetlb_pool import nr_huge_pages, set_nr_huge_pages
 from .mm_types import Mm
 
 RLIM_INFINITY = (1 << 64) - 1
@@ -28,6 +29,7 @@ SYSCTLS = {
     "vm.admin_reserve_kbytes": 8192,
     "vm.user_reserve_kbytes": 131072,
     "vm.max_map_count": 65530,
+    "vm.nr_hugepages": 0,
 }
 """The sysctls that the simulator knows, with their defaults."""
 
@@ -50,6 +52,8 @@ def _field(name: str) -> str:
 
 def sysctl(mm: Mm, name: str) -> int:
     """The value of a sysctl; max_map_count is the machine's until it is set."""
+    if name == "vm.nr_hugepages":
+        return nr_huge_pages(mm.sys)
     value = mm.sys.sysctl.get(name)
     if value is None:
         return mm.sys.max_map_count if name == "vm.max_map_count" else SYSCTLS[name]
@@ -62,6 +66,9 @@ def set_sysctl(mm: Mm, name: str, value: int) -> None:
         raise KernelError("ENOENT", "sysctl", f"no sysctl {name!r}; there are {', '.join(SYSCTLS)}")
     if value < 0 or (name == "vm.overcommit_memory" and value > OVERCOMMIT_NEVER):
         raise KernelError("EINVAL", "sysctl", f"{value} is no value of {name}")
+    if name == "vm.nr_hugepages":
+        set_nr_huge_pages(mm.sys, value)
+        return
     mm.sys.journal.write(mm.sys.sysctl, name, value)
 
 
@@ -107,7 +114,11 @@ def vm_commit_limit(mm: Mm) -> int:
     """The pages that may be committed in mode 2 (`vm_commit_limit`): part of RAM, and all of swap."""
     s = mm.sys
     kbytes = sysctl(mm, "vm.overcommit_kbytes")
-    ram = kbytes >> 2 if kbytes else totalram_pages(mm) * sysctl(mm, "vm.overcommit_ratio") // 100
+    ram = (
+        kbytes >> 2
+        if kbytes
+        else (totalram_pages(mm) - nr_huge_pages(mm.sys) * 512) * sysctl(mm, "vm.overcommit_ratio") // 100
+    )
     return ram + s.total_swap_pages
 
 

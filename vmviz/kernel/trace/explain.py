@@ -255,6 +255,22 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     "__mm_populate": ("mm/gup.c", "MAP_POPULATE: the pages are faulted in now, not when they are touched."),
     "alloc_page": ("mm/page_alloc.c", "A driver takes a frame of RAM for itself; it holds the reference."),
     "store": ("hardware", "The CPU writes the bytes."),
+    "hugetlb_fault": ("mm/hugetlb.c", "A touch of a mapping of huge pages from the pool."),
+    "hugetlb_no_page": (
+        "mm/hugetlb.c",
+        "A first touch takes a huge page from the pool, or the file's if it has one.",
+    ),
+    "hugetlb_wp": (
+        "mm/hugetlb.c",
+        "A write to a read-only huge page: reuse it, or copy it to another one of the pool.",
+    ),
+    "clear_huge_page": ("mm/memory.c", "A huge page from the pool is zeroed for its new owner."),
+    "copy_user_huge_page": ("mm/memory.c", "A huge page is copied."),
+    "free_huge_page": ("mm/hugetlb.c", "A huge page goes back to the pool, not to the buddy allocator."),
+    "__unmap_hugepage_range": ("mm/hugetlb.c", "Clears the huge entries of a range."),
+    "hugetlb_change_protection": ("mm/hugetlb.c", "A huge entry of the pool gets the new protection."),
+    "move_hugetlb_page_tables": ("mm/hugetlb.c", "Huge entries of the pool move to their new addresses."),
+    "copy_hugetlb_page_range": ("mm/hugetlb.c", "Fork shares a huge page of the pool, read-only in both."),
     "enabled_store": ("mm/huge_memory.c", "Somebody writes who is to get transparent huge pages."),
     "do_huge_pmd_anonymous_page": (
         "mm/huge_memory.c",

@@ -24,9 +24,10 @@ from ...arch.x86 import (
 )
 from ...errors import KernelError
 from ...trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
-from ..flags import VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SHARED, is_cow_mapping
+from ..flags import VM_HUGETLB, VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SHARED, is_cow_mapping
 from ..frames import PG_EXCLUSIVE
 from ..huge_memory import copy_huge_pmd
+from ..hugetlb import copy_hugetlb_page_range
 from ..mm_types import Mm
 from ..swapfile import user_lanes
 from ..vma import Vma
@@ -76,6 +77,9 @@ def copy_page_range(parent: Mm, child: Mm, vma: Vma) -> None:
         if vma.vm_flags & VM_PFNMAP:
             track_pfn_copy(parent, vma)
         _copy_tables(parent, child, parent.pgd, 0, 0, vma.start, vma.end)
+        if vma.vm_flags & VM_HUGETLB:
+            copy_hugetlb_page_range(parent, child, vma)
+            return
         for slot, haddr in parent.sys.arena.huge_leaves(parent.pgd, vma.start, vma.end):
             copy_huge_pmd(parent, child, slot, haddr)
         for slot, n, va in parent.sys.arena.segments(parent.pgd, vma.start, vma.end):

@@ -21,7 +21,7 @@ from ...arch.x86 import (
 )
 from ...errors import CallerBugError
 from ...trace.bulk import Bulk, CountLane, Lane, SetLane
-from ..flags import VM_WRITE
+from ..flags import VM_HUGETLB, VM_WRITE
 from ..frames import (
     PG_ANON,
     PG_EXCLUSIVE,
@@ -84,16 +84,17 @@ def handle_missing(mm: Mm, vma: Vma, address: int, n: int, write: bool) -> int:
     if ops.fault is None:
         return VM_FAULT_SIGBUS
     j = mm.sys.journal
-    j.enter("do_fault", ("address", address), ("nr_pages", n))
+    name = "hugetlb_fault" if vma.vm_flags & VM_HUGETLB else "do_fault"
+    j.enter(name, ("address", address), ("nr_pages", n))
     ctx = FaultContext(mm, vma, address, vma.pgoff + ((address - vma.start) >> 12), write, n)
     try:
         ret = ops.fault(ctx)
     except OutOfMemory:
         ret = VM_FAULT_OOM
     except CallerBugError:
-        j.leave("do_fault")
+        j.leave(name)
         raise
-    j.leave("do_fault", ret)
+    j.leave(name, ret)
     return ret
 
 

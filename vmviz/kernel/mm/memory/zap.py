@@ -22,9 +22,10 @@ from ...arch.x86 import (
 )
 from ...errors import CheckResult, Refusal
 from ...trace.bulk import AddLane, Bulk, CountLane, Lane, Ramp, SetLane
-from ..flags import VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SEQ_READ
+from ..flags import VM_HUGETLB, VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SEQ_READ
 from ..frames import PG_DIRTY
 from ..huge_memory import split_partial, zap_huge_pmd
+from ..hugetlb import unmap_hugepage_range
 from ..mlock_pages import munlock_before_zap
 from ..mm_types import Mm
 from ..mmu_gather import MmuGather
@@ -172,7 +173,10 @@ def unmap_single_vma(
     if start == end:
         return 0, 0
     unknown = mm.forget_unknown(start & -4096, end & -4096) if mm.unknown.data else 0
-    cleared = unmap_page_range(mm, vma, start, end, gather, even_cows)
+    if vma.vm_flags & VM_HUGETLB:
+        cleared = unmap_hugepage_range(mm, vma, start, end, gather)
+    else:
+        cleared = unmap_page_range(mm, vma, start, end, gather, even_cows)
     gather.cleared += cleared
     gather.unknown += unknown
     return cleared, unknown

@@ -330,6 +330,35 @@ def test_dontunmap_leaves_an_empty_unlocked_vma(m: Machine) -> None:
     undone(m)
 
 
+# (flags of mmap, pages written, what moves where, VMAs after: first page, pages, locked, whether it has an
+# anon_vma); recorded on Linux 6.1.192
+DONTUNMAP_PARTS = [
+    (F.MAP_LOCKED, 6, (1, 1, 16), [(0, 1, 1, 1), (1, 1, 0, 0), (2, 4, 1, 1), (16, 1, 1, 1)]),
+    (F.MAP_LOCKED, 6, (0, 6, 16), [(0, 6, 0, 0), (16, 6, 1, 1)]),
+    (0, 6, (1, 1, 16), [(0, 6, 0, 1), (16, 1, 0, 1)]),
+    (0, 0, (1, 1, 16), [(0, 6, 0, 0), (16, 1, 0, 0)]),
+    (0, 0, (3, 1, 2), [(0, 2, 0, 0), (2, 1, 0, 0), (3, 3, 0, 0)]),  # not with itself, nor then with the other
+    (0, 0, (0, 6, 6), [(0, 6, 0, 0), (6, 6, 0, 0)]),
+    (0, 0, (4, 2, 6), [(0, 6, 0, 0), (6, 2, 0, 0)]),
+]
+
+
+@pytest.mark.parametrize(("flags", "written", "move", "expected"), DONTUNMAP_PARTS)
+def test_dontunmap_of_a_part(
+    m: Machine, flags: int, written: int, move: tuple[int, int, int], expected: list[tuple[int, ...]]
+) -> None:
+    m.mmap(B, 6 * P, 3, ANON | flags)
+    m.store(B, written * P) if written else None
+    at, n, to = move
+    m.mremap(B + at * P, n * P, n * P, MOVE | F.MREMAP_DONTUNMAP, B + to * P)
+    got = [
+        ((v.start - B) // P, v.nr_pages, int(bool(v.vm_flags & F.VM_LOCKED)), int(bool(v.anon_vma)))
+        for v in m.mm.vmas.overlapping(B, B + 64 * P)
+    ]
+    assert got == expected
+    undone(m)
+
+
 def test_no_frame_for_a_table_moves_everything_back(m: Machine) -> None:
     m.mmap(B, 4 * P, 3, ANON)
     m.store(B, 4 * P, 3)

@@ -26,7 +26,13 @@ from .move import move_page_tables
 from .munmap import do_munmap
 from .util import max_map_count, may_expand_vm, mlock_future_ok, vm_enough_memory
 from .vma import Vma
-from .vma_merge import may_split, vma_merge
+from .vma_merge import (
+    can_vma_merge_after,
+    can_vma_merge_before,
+    do_split_vma,
+    may_split,
+    vma_merge,
+)
 
 TOP = 1 << 64
 HUGE = 2 << 20
@@ -173,16 +179,22 @@ def _mremap_to(mm: Mm, addr: int, old_len: int, new_addr: int, new_len: int, fla
     return _move_vma(mm, vma, addr, old_len, new_len, place, flags)
 
 
-def _copy_vma(mm: Mm, vma: Vma, old_addr: int, addr: int, size: int) -> None:
+def _copy_vma(mm: Mm, vma: Vma, old_addr: int, addr: int, size: int, keep: bool) -> None:
     """The VMA at the new place (`copy_vma`): joined with neighbours there, else a copy with its own range.
 
-    An anonymous VMA without an anon_vma gets the offset of its new address, so that it merges more easily.
+    An anonymous VMA without an anon_vma gets the offset of its new address, so that it merges more easily:
+    even with the one it comes from, which must not be when that one stays (``keep``).
     """
     pgoff = vma.pgoff + ((old_addr - vma.start) >> 12)
     if vma.is_anonymous and not vma.anon_vma:
         pgoff = addr >> 12
-    prev = mm.vmas.find_prev(addr)
-    if vma_merge(mm, prev, addr, addr + size, vma.vm_flags, vma.anon_vma, vma.file, pgoff) is not None:
+    prev, above = mm.vmas.find_prev(addr), pgoff + (size >> 12)
+    flags, anon_vma, file = vma.vm_flags, vma.anon_vma, vma.file
+    with_itself = keep and (
+        (vma.end == addr and can_vma_merge_after(mm, vma, flags, anon_vma, file, pgoff))
+        or (vma.start == addr + size and can_vma_merge_before(mm, vma, flags, anon_vma, file, above))
+    )
+    if not with_itself and vma_merge(mm, prev, addr, addr + size, flags, anon_vma, file, pgoff) is not None:
         return
     mm.sys.journal.write(mm.vmas, addr, vma.replace(start=addr, end=addr + size, pgoff=pgoff))
     mm.sys.journal.add(mm.counters, "map_count", 1)
@@ -195,7 +207,7 @@ def _move_vma(mm: Mm, vma: Vma, old_addr: int, old_len: int, new_len: int, new_a
 
     Pages, rss and offsets stay as they are.  ENOMEM: max_map_count is near, commit charge, no frame for a
     table (then everything is moved back).  With MREMAP_DONTUNMAP the old VMA stays, empty and unlocked; if
-    it moved whole, without an anon_vma.
+    it moved whole, or was locked, without an anon_vma.
     """
     j, keep = mm.sys.journal, bool(flags & MREMAP_DONTUNMAP)
     if len(mm.vmas) >= max_map_count(mm) - 3:
@@ -209,7 +221,7 @@ def _move_vma(mm: Mm, vma: Vma, old_addr: int, old_len: int, new_len: int, new_a
         vm_enough_memory(mm, charged, "mremap")
     j.enter("move_vma", ("old_addr", old_addr), ("new_addr", new_addr), ("new_len", new_len))
     flags_before = vma.vm_flags
-    _copy_vma(mm, vma, old_addr, new_addr, new_len)
+    _copy_vma(mm, vma, old_addr, new_addr, new_len, keep)
     done = move_page_tables(mm, vma, old_addr, new_addr, old_len)
     mm.account(flags_before, new_len >> 12)
     if done < old_len:
@@ -242,7 +254,17 @@ def _change_flags(mm: Mm, address: int, clear: int, add: int = 0) -> None:
 
 
 def _leave_behind(mm: Mm, old_addr: int, old_len: int, new_addr: int) -> None:
-    """What MREMAP_DONTUNMAP does to the old VMA."""
+    """What MREMAP_DONTUNMAP does to the old VMA.
+
+    Only the moved part of a locked one is unlocked: it becomes a VMA of its own, and stays one.
+    """
+    vma = mm.vma_at(old_addr)
+    assert vma is not None
+    if vma.vm_flags & VM_LOCKED:
+        if old_addr > vma.start:
+            vma = do_split_vma(mm, vma, old_addr, "mremap")[1]
+        if old_addr + old_len < vma.end:
+            do_split_vma(mm, vma, old_addr + old_len, "mremap")
     _change_flags(mm, old_addr, VM_LOCKED_MASK)
     vma = mm.vma_at(old_addr)
     assert vma is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmviz.kernel import KernelError, Machine
+from vmviz.kernel import KernelError, Machine, SignalRaised
 from vmviz.kernel.mm import flags as F
 from vmviz.kernel.verify import leaves, verify
 
@@ -431,4 +431,15 @@ def test_willneed_reads_a_file_ahead(m: Machine) -> None:
     m.madvise(B + 40 * P, 8 * P, F.MADV_WILLNEED)
     assert m.mincore(B, 64 * P) == bytes(40) + bytes([1] * 8) + bytes(16)
     assert m.load(B + 41 * P).maj_flt == 0
+    undone(m)
+
+
+@pytest.mark.parametrize(("gap", "anon_vma"), [(300, True), (256, True), (255, False)])
+def test_a_stack_that_hits_a_limit_has_its_anon_vma(m: Machine, gap: int, anon_vma: bool) -> None:
+    m.mmap(B + 1023 * P, P, 3, ANON)
+    m.mmap(B + (1025 + gap) * P, P, 3, ANON | F.MAP_GROWSDOWN)
+    m.rlimit("stack", P)
+    with pytest.raises(SignalRaised):
+        m.store(B + (1024 + gap) * P)
+    assert bool(m.vma(B + (1025 + gap) * P).anon_vma) == anon_vma  # the guard gap is looked at before
     undone(m)

@@ -249,6 +249,8 @@ class Replayer:
         return {"ret": self.machine.sysctl("vm.max_map_count", limit)}
 
     def _op_brkbase(self, addr: str) -> dict[str, Any]:
+        if self.machine.mm.field("caps_dropped"):
+            return {"ret": -1, "errno": "EPERM"}  # prctl(PR_SET_MM) needs CAP_SYS_RESOURCE
         set_brk(self.machine.mm, self._number(addr))
         return {"ret": 0}
 

@@ -102,7 +102,11 @@ def expand_downwards(mm: Mm, vma: Vma, address: int) -> str:
         and address - before.end < STACK_GUARD_GAP
     ):
         error = f"it would come within the guard gap of 1 MiB of the VMA that ends at {before.end:#x}"
-    elif grow > vma.pgoff:
+    if error:
+        j.leave("expand_downwards", "ENOMEM")
+        return error
+    vma = anon_vma_prepare(mm, vma)  # before the limits: it stays, even if one of them forbids the growth
+    if grow > vma.pgoff:
         error = "its offset (vm_pgoff) would fall below 0"
     elif not may_expand_vm(mm, vma.vm_flags, grow):
         error = "RLIMIT_AS would be exceeded"
@@ -113,7 +117,6 @@ def expand_downwards(mm: Mm, vma: Vma, address: int) -> str:
     if error:
         j.leave("expand_downwards", "ENOMEM")
         return error
-    vma = anon_vma_prepare(mm, vma)
     if vma.vm_flags & VM_ACCOUNT:
         try:
             vm_enough_memory(mm, grow, "expand_stack")

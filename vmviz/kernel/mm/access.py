@@ -60,10 +60,13 @@ class Access:
     why: str = ""
 
 
-def access(mm: Mm, addr: int, length: int, kind: str, data: bytes | int = 0x5A) -> Access:
+def access(
+    mm: Mm, addr: int, length: int, kind: str, data: bytes | int = 0x5A, *, mmu: bool = True
+) -> Access:
     """Touch ``[addr, addr + length)`` (bytes) page by page; ``kind`` is "read", "write" or "exec".
 
     A write stores ``data``: bytes, from ``addr`` on, or one value, into the first byte of each page touched.
+    Without ``mmu`` only the faults are served, as for get_user_pages: no processor marks the entries.
     Raises `SignalRaised` where the kernel sends a signal (``touched`` pages were reached),
     `UnknownContentsError` where an imported process does not tell what would happen, `OutOfMemory` when no
     frame is left.
@@ -76,7 +79,7 @@ def access(mm: Mm, addr: int, length: int, kind: str, data: bytes | int = 0x5A) 
             at = max(addr, page << 12)
             vma = _good_area(mm, at, kind)
             n = min(last + 1, vma.end >> 12, (page | 511) + 1) - page
-            done = _run(mm, vma, page, n, kind, at)
+            done = _run(mm, vma, page, n, kind, at, mmu)
             if done and kind == WRITE:
                 _write_data(mm, page, done, addr, data)
             page += done
@@ -84,7 +87,8 @@ def access(mm: Mm, addr: int, length: int, kind: str, data: bytes | int = 0x5A) 
         signal.touched = page - first
         raise
     finally:
-        _fill_tlb(mm, max(first, page - TLB_ENTRIES), page)
+        if mmu:
+            _fill_tlb(mm, max(first, page - TLB_ENTRIES), page)
     read = _read_data(mm, addr, length) if kind == READ else b""
     c = mm.counters.data
     why = NOT_READ if read is None else ""
@@ -160,7 +164,7 @@ def _extent(values: Any, kind: str, first: int) -> int:
     return int(other[0]) if len(other) else len(values)
 
 
-def _run(mm: Mm, vma: Vma, page: int, n: int, kind: str, at: int) -> int:
+def _run(mm: Mm, vma: Vma, page: int, n: int, kind: str, at: int, mmu: bool) -> int:
     """Serve a run from ``page`` on; returns how many pages are done, 0 when the access has to be tried
     again.
     """
@@ -171,11 +175,13 @@ def _run(mm: Mm, vma: Vma, page: int, n: int, kind: str, at: int) -> int:
     first = _kind_of(entry, kind)
     if huge >= 0 and first == FINE:
         wanted = entry | _PAGE_ACCESSED | (_PAGE_DIRTY if kind == WRITE else 0)
-        if entry != wanted:
+        if mmu and entry != wanted:
             mm.sys.journal.write(arena, huge, wanted)
         return n
     if slot >= 0 and n > 1:
         n = _extent(arena.entries[slot : slot + n], kind, first)
+    if first == FINE and not mmu:
+        return n
     if first == FINE:
         _mark(mm, page, slot, n, kind == WRITE)
         return n

@@ -71,6 +71,8 @@ def _grow(mm: Mm, start: int, end: int) -> None:
         raise KernelError("ENOMEM", "brk", "RLIMIT_AS, RLIMIT_DATA or max_map_count is exceeded")
     vm_enough_memory(mm, size >> 12, "brk")
     below, pgoff = mm.vmas.find_prev(start), start >> 12
+    if below is not None and below.end <= mm.field("start_brk"):
+        below = None  # it lies before the heap, which is where the search ends
     if below is not None and below.end == start and can_vma_merge_after(mm, below, flags, 0, 0, pgoff):
         j.enter("vma_expand", ("start", below.start), ("end", end))
         mm.set_vma(below, below.replace(end=end, vm_flags=below.vm_flags | VM_SOFTDIRTY))

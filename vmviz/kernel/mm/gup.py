@@ -74,11 +74,15 @@ def fault_missing(mm: Mm, start: int, end: int, write: bool) -> tuple[str, int]:
         if n:
             wanting = at + (first << 12)
             try:
-                access(mm, wanting, ((n - 1) << 12) + 1, WRITE if write else READ, b"")
+                access(mm, wanting, ((n - 1) << 12) + 1, WRITE if write else READ, b"", mmu=False)
             except (SignalRaised, UnknownContentsError) as error:
                 return "EFAULT", wanting + (getattr(error, "touched", 0) << 12)
             except OutOfMemory:
                 return "ENOMEM", wanting
+            finally:
+                slot = mm.sys.arena.lookup(mm.pgd, wanting)
+                if write and slot >= 0:  # a driver's handler leaves the entry clean
+                    _dirty_pages(mm, wanting, mm.sys.arena.entries[slot : slot + n])
         at = at + ((first + n) << 12)
     return "", end
 
@@ -145,7 +149,8 @@ def _dirty_pages(mm: Mm, address: int, entries: np.ndarray[tuple[int], np.dtype[
     `follow_page_pte`).
     """
     frames = mm.sys.frames
-    where = np.flatnonzero((entries & np.uint64(_PAGE_DIRTY)) == 0)
+    state = entries & np.uint64(_PAGE_PRESENT | _PAGE_RW | _PAGE_DIRTY)
+    where = np.flatnonzero(state == np.uint64(_PAGE_PRESENT | _PAGE_RW))
     pfns = pfns_of(entries[where])
     known = pfns < frames.nr_frames
     pfns, where = frames.heads(pfns[known]), where[known]

@@ -1,0 +1,54 @@
+"""Rules by what Linux 6.1.192 was seen to do, in the language of the scenarios."""
+
+from __future__ import annotations
+
+import pytest
+
+from vmviz.conform.compare import leaves_of
+from vmviz.conform.replay import Replayer
+from vmviz.conform.scn import BASE, parse_scn
+from vmviz.kernel.arch.x86 import _PAGE_DIRTY, pte_pfn
+from vmviz.kernel.mm.frames import PG_DIRTY
+
+
+def replayed(text: str) -> tuple[Replayer, list[dict[str, object]]]:
+    player = Replayer()
+    return player, [player.run(op) for op in parse_scn(text.replace("; ", "\n"))]
+
+
+def vmas(player: Replayer) -> list[tuple[int, int]]:
+    """First and last page from BASE on of every VMA of the window."""
+    return [
+        ((v.start - BASE) >> 12, (v.end - BASE) >> 12)
+        for v in player.machine.mm.vmas.overlapping(*player.window)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("touch", "entry", "page"),
+    [("madvise B 1p populate_write", False, True), ("write B 1p", True, False), ("kwrite B 1p", True, False)],
+)
+def test_who_marks_what_a_driver_inserted_clean(touch: str, entry: bool, page: bool) -> None:
+    player, _ = replayed(f"mmap B 1p rw- shared,dev:lazymixed; {touch}")
+    (value,) = leaves_of(player.machine, *player.window).values()
+    frames = player.machine.sys.frames
+    assert bool(value & _PAGE_DIRTY) == entry  # the processor does; get_user_pages marks the page
+    assert bool(frames.flags.flat[pte_pfn(value)] & PG_DIRTY) == page
+
+
+@pytest.mark.parametrize(
+    ("ops", "expected"),
+    [
+        ("mmap B+12p 4p rw- private,anon; brkbase B+16p; brk B+20p", [(12, 16), (16, 20)]),
+        ("brkbase B+16p; brk B+18p; brk B+20p", [(16, 20)]),
+    ],
+)
+def test_the_heap_grows_only_a_vma_that_reaches_above_its_start(
+    ops: str, expected: list[tuple[int, int]]
+) -> None:
+    assert vmas(replayed(ops)[0]) == expected
+
+
+def test_moving_the_heap_needs_a_capability() -> None:
+    _, results = replayed("dropcaps; brkbase B")
+    assert results[1] == {"ret": -1, "errno": "EPERM"}

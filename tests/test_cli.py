@@ -93,7 +93,10 @@ class TestStatus:
             (("run", "-", "--chekc"), "No such option"),
             (("--nothing",), "No such option"),
             (("run", "a", "b"), "unexpected extra argument"),
-            (("run", "-", "--kernel", "2.4"), "kernel '2.4' is not known; known: 6.1"),
+            (
+                ("run", "-", "--kernel", "2.4"),
+                "kernel '2.4' is not known; the nearest is 6.1; known: 6.1, 6.12, 6.18",
+            ),
             (("run", "-", "--zap-contract", "maybe"), "'maybe' is not one of"),
             (("run", "no/such.vmv"), "there is no script 'no/such.vmv'"),
             (("run", "framebufer"), "did you mean the example 'framebuffer'?"),

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from . import __version__
@@ -135,7 +136,8 @@ def run(
         if base is not None:
             die("an strace log begins with a machine of its own; --base has no place there")
         report = Report(echo, name, as_json=json_, check=check, trace=trace)
-        raise SystemExit(_replay(text, name, config, report, state=state, layout=layout, pid=pid))
+        replayed = None if kernel is None else config.kernel
+        raise SystemExit(_replay(text, name, config, replayed, report, state=state, layout=layout, pid=pid))
     runner = Runner(machine_on(base, config), config, pinned=pinned(kernel, zap_contract))
     report = Report(echo, name, as_json=json_, check=check, trace=trace)
     wrong: ScriptError | None = None
@@ -157,9 +159,17 @@ def run(
 
 
 def _replay(
-    text: str, name: str, config: Config, report: Report, *, state: bool, layout: str | None, pid: int | None
+    text: str,
+    name: str,
+    config: Config,
+    kernel: str | None,
+    report: Report,
+    *,
+    state: bool,
+    layout: str | None,
+    pid: int | None,
 ) -> int:
-    """Replay an strace log; returns the exit status."""
+    """Replay an strace log as on the given kernel, else as on this machine's; returns the exit status."""
     from .script.errors import ScriptError
     from .script.strace import Replay
     from .script.strace_exec import ThisHost, parse_layout
@@ -174,7 +184,9 @@ def _replay(
         except ValueError as error:
             die(f"{layout}: {error}")
     try:
-        replay = Replay(text, name, config, host=ThisHost(), layout=areas, keep=pid)
+        host = ThisHost()
+        config = attrs.evolve(config, kernel=kernel or host.kernel)
+        replay = Replay(text, name, config, host=host, layout=areas, keep=pid)
         for outcome, statement in replay.run():
             report.add(replay.machine, outcome, statement)
     except ScriptError as error:

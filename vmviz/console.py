@@ -54,7 +54,7 @@ def _drop_output() -> None:
 
 
 _DIALS = (
-    click.option("--kernel", default=None, help="Whose behaviour: 6.1."),
+    click.option("--kernel", default=None, help="Whose behaviour: 6.1 (if not given), 6.12 or 6.18."),
     click.option(
         "--zap-contract",
         type=click.Choice(["int", "void", "special"]),

@@ -287,7 +287,7 @@ class TestBoot:
             ("64M", 6, "boot takes mem="),
             ("men=64M", 6, "boot takes mem="),
             ("vdso=0, mem=8M, mem=9M", 22, "mem is given twice"),
-            ('kernel="5.4"', 6, "'5.4' is not known; known: 6.1"),
+            ('kernel="5.4"', 6, "'5.4' is not known; the nearest is 6.1; known: 6.1, 6.12, 6.18"),
             ('zap_contract="viod"', 6, "known: int, void, special"),
             ('mode="sv39"', 6, "machines are x86-64 only"),
             ('mode="x86"', 6, "x86"),

@@ -31,7 +31,7 @@ Row = tuple[int, int, str, str]
 class RecordedHost:
     """The machine on which the logs were taken, as far as it is recorded: links, program headers, its 6.18."""
 
-    stack_nohugepage = True
+    kernel = "6.18"
 
     def realpath(self, path: str) -> str:
         return str(KNOWN["links"].get(path, path))

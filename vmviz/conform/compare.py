@@ -210,7 +210,7 @@ def _vma_fields(machine: Machine, vma: Vma) -> dict[str, Any]:
         "pgoff": hex(vma.pgoff),
         "prot": hex(vma.page_prot),
         "ops": int(bool(vma.ops)),
-        "VmFlags": vmflags_text(vma).rstrip(),
+        "VmFlags": vmflags_text(machine.mm, vma).rstrip(),
         "kB": {k: v for k, v in lines.items() if v and k != "KernelPageSize" and (k, v) != _MMU_PAGE},
     }
 

@@ -28,8 +28,8 @@ from .processes import Processes, Task
 from .syscalls import Syscalls
 from .trace.journal import Journal, Position
 from .trace.store import Keyed, Store
+from .versions import kernel_version
 
-KERNELS = ("6.1",)
 DEFAULT_RAM = 1 << 30
 
 
@@ -51,8 +51,7 @@ class Config:
         """Raise `VmvizError` naming the first value that makes no machine."""
         if not 1 << 20 <= self.ram <= 1 << 36 or self.ram & 4095:
             raise VmvizError(f"mem={self.ram:#x}: RAM is 1M to 64G, in whole pages")
-        if self.kernel not in KERNELS:
-            raise VmvizError(f"kernel {self.kernel!r} is not known; known: {', '.join(KERNELS)}")
+        kernel_version(self.kernel)
         if self.zap_contract not in CONTRACTS:
             raise VmvizError(
                 f"zap_contract {self.zap_contract!r} is not known; known: {', '.join(CONTRACTS)}"

@@ -16,11 +16,12 @@ from ..kernel.errors import (
     UnsupportedError,
     VmvizError,
 )
-from ..kernel.machine import KERNELS, Config, Machine
+from ..kernel.machine import Config, Machine
 from ..kernel.mm.memory.zap_checks import CONTRACTS
 from ..kernel.mm.page_alloc import OutOfMemory
 from ..kernel.mm.vma import Vma
 from ..kernel.syscalls import VmaNotFound
+from ..kernel.versions import VERSIONS
 from .errors import ScriptError
 from .functions import FUNCTIONS, ArgumentError, Result, Value
 from .names import CONSTANTS, NOT_YET
@@ -59,7 +60,7 @@ BOOT_KEYS = {
     "comm": "comm",
 }
 MAX_CPUS = 64
-BOOT_WORDS = {"kernel": KERNELS, "zap_contract": CONTRACTS, "mode": ("x86-64-4l", "x86-64-5l")}
+BOOT_WORDS = {"kernel": tuple(VERSIONS), "zap_contract": CONTRACTS, "mode": ("x86-64-4l", "x86-64-5l")}
 
 
 class Runner:

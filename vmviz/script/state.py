@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ..kernel.fs.task_mmu import vmflags_text
 from ..kernel.machine import Machine
-from ..kernel.mm.flags import perms, vmflags_codes
+from ..kernel.mm.flags import perms
 from ..kernel.mm.memory.normal_page import pfns_of
 from ..kernel.mm.mm_types import Mm
 from ..kernel.mm.vma import vma_name
@@ -33,7 +34,7 @@ def state_json(machine: Machine) -> dict[str, Any]:
                 "end": format_addr(v.end),
                 "perms": perms(v.vm_flags),
                 "vm_flags": format_addr(v.vm_flags),
-                "VmFlags": vmflags_codes(v.vm_flags),
+                "VmFlags": vmflags_text(mm, v).rstrip(),
                 "pgoff": format_addr(v.pgoff),
                 "prot": format_addr(v.page_prot),
                 "name": vma_name(mm, v),

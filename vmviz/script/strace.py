@@ -53,7 +53,8 @@ class Replay(Mappings):
     (['0x7ff576bc8000'], {'read': 1, 'brk': 1})
 
     ``host`` and ``layout`` tell what the log does not (see `vmviz.script.strace_exec`); ``keep`` is the pid
-    of a process that is not ended when it ends in the log, and that is looked at afterwards.
+    of a process that is not ended when it ends in the log, and that is looked at afterwards.  Without
+    ``config`` the machine has the host's kernel.
     """
 
     def __init__(
@@ -67,9 +68,9 @@ class Replay(Mappings):
         keep: int | None = None,
     ) -> None:
         self.log: Log = read_log(text, filename)
-        self.runner = strace_runner(config)
-        self.tally = Tally(skipped=self.log.skipped, failed=self.log.failed)
         self.host = host or NoHost()
+        self.runner = strace_runner(config or Config(kernel=self.host.kernel))
+        self.tally = Tally(skipped=self.log.skipped, failed=self.log.failed)
         self.layout = layout
         self.keep = keep
         first = Process(self.machine.first_pid)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -25,6 +24,7 @@ from ..kernel.mm.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, O_RDONLY
 from ..kernel.mm.mm_types import File
 from ..kernel.mm.mmap import do_mmap
 from ..kernel.mm.munmap import do_munmap
+from ..kernel.versions import nearest_version
 from .strace_log import Traced
 
 _PROTS = {"r": 1, "w": 2, "x": 4}
@@ -33,11 +33,10 @@ _PROTS = {"r": 1, "w": 2, "x": 4}
 class Host(Protocol):
     """What may be asked about the machine on which a log was taken.
 
-    ``stack_nohugepage``: its kernel marks MAP_STACK mappings VM_NOHUGEPAGE (6.7 and later), so that they do
-    not join their neighbours.
+    ``kernel`` is the setting of the kernel dial that fits its kernel.
     """
 
-    stack_nohugepage: bool
+    kernel: str
 
     def realpath(self, path: str) -> str:
         """A path without symbolic links, as /proc/PID/maps prints it."""
@@ -51,7 +50,7 @@ class Host(Protocol):
 class NoHost:
     """Nothing is known but the log; the kernel is a 6.1."""
 
-    stack_nohugepage = False
+    kernel = "6.1"
 
     def realpath(self, path: str) -> str:
         """The path itself."""
@@ -66,8 +65,7 @@ class ThisHost:
     """The log was taken here: files of this machine are looked at, and its kernel is the one."""
 
     def __init__(self) -> None:
-        release = re.match(r"(\d+)\.(\d+)", platform.release())
-        self.stack_nohugepage = release is not None and (int(release[1]), int(release[2])) >= (6, 7)
+        self.kernel = nearest_version(platform.release())[0].name
 
     def realpath(self, path: str) -> str:
         """The path without symbolic links, where there is such a file."""

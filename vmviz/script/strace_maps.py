@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..kernel.mm.flags import MAP_ANONYMOUS, MAP_STACK
+from ..kernel.mm.flags import MAP_ANONYMOUS
 from ..kernel.mm.mm_types import Mm
 from .functions import FUNCTIONS
 from .names import CONSTANTS
@@ -77,8 +77,6 @@ class Mappings(Files):
         yield from self._step(
             process, call.line, "mmap", where, call.args[1], prot, flags, *rest, ret=address
         )
-        if self.host.stack_nohugepage and flag_bits(call.args[3]) & MAP_STACK:
-            yield from self._step(process, call.line, "madvise", where, call.args[1], Name("MADV_NOHUGEPAGE"))
 
     def _mremap(self, process: Process, call: Traced) -> Iterator[Step]:
         """Move where the log says, or not at all."""

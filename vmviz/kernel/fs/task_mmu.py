@@ -74,13 +74,13 @@ def smap_text(mm: Mm, vma: Vma) -> str:
     lines.append(f"THPeligible:    {fields['THPeligible']}")
     if vma.vm_flags >> VM_PKEY_SHIFT & 0xF:
         lines.append(f"ProtectionKey:  {vma.vm_flags >> VM_PKEY_SHIFT & 0xF:8}")
-    lines.append(f"VmFlags: {vmflags_text(vma)}")
+    lines.append(f"VmFlags: {vmflags_text(mm, vma)}")
     return "\n".join(lines) + "\n"
 
 
-def vmflags_text(vma: Vma) -> str:
+def vmflags_text(mm: Mm, vma: Vma) -> str:
     """What follows ``VmFlags: `` in smaps (`show_smap_vma_flags`): each code with a space after it."""
-    codes = vmflags_codes(vma.vm_flags)
+    codes = vmflags_codes(vma.vm_flags, "lf" if mm.sys.version.lockonfault_code else "??")
     return f"{codes} " if codes else ""
 
 

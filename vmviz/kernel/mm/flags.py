@@ -262,17 +262,20 @@ _LOCKONFAULT_BIT: Final = 19
 
 
 @lru_cache(maxsize=1024)
-def vmflags_codes(vm_flags: int) -> str:
+def vmflags_codes(vm_flags: int, lockonfault: str = "??") -> str:
     """The codes that the VmFlags line of smaps prints, without a space at the end.
 
     Models show_smap_vma_flags, fs/proc/task_mmu.c.  A set bit that 6.1 has no letters for prints ``??``;
-    protection key bits print nothing.
+    protection key bits print nothing.  ``lockonfault`` is what the kernel prints for VM_LOCKONFAULT.
 
     >>> vmflags_codes(0xD0444FB)
     'rd wr sh mr mw me ms pf io de ar dd sd'
     >>> vmflags_codes(VM_READ | VM_LOCKED | VM_LOCKONFAULT)
     'rd lo ??'
     """
+    if lockonfault != UNKNOWN_CODE and vm_flags & VM_LOCKONFAULT:
+        high, low = vm_flags & -VM_LOCKONFAULT & ~VM_LOCKONFAULT, vm_flags & (VM_LOCKONFAULT - 1)
+        return " ".join(filter(None, (vmflags_codes(low), lockonfault, vmflags_codes(high))))
     codes: list[str] = []
     for bit in range(vm_flags.bit_length()):
         if vm_flags >> bit & 1:

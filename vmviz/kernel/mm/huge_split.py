@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arch.x86 import _PAGE_DIRTY, _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_SOFT_DIRTY, pmd_pfn
-from ..trace.bulk import Bulk, Lane, SetLane
+from ..arch.x86 import _PAGE_DIRTY, _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_SOFT_DIRTY, _PAGE_SPECIAL, pmd_pfn
+from ..trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
 from .flags import VM_LOCKED
-from .frames import HPAGE_PMD_NR, PG_ANON, PG_COMPOUND, PG_DIRTY, PG_EXCLUSIVE
+from .frames import HPAGE_PMD_NR, PG_ANON, PG_COMPOUND, PG_DIRTY, PG_EXCLUSIVE, ZERO_PFN
 from .huge_memory import split_huge_pmd
 from .memory.normal_page import pfns_of
 from .mlock_pages import mlock_vma_pages
@@ -106,6 +106,8 @@ def _entries_come_back(
     where, pfns = where[mine], pfns[mine]
     if vma.vm_flags & VM_LOCKED and len(pfns):
         locked.append((mm, vma, pfns))
+    elif mm.sys.version.split_frees_zeros:
+        where = where[~_give_up_zeros(mm, vma, slot, where, pfns, address)]
     where = where[entries[where] & np.uint64(_PAGE_DIRTY) != 0]
     if not len(where):
         return 0
@@ -116,3 +118,25 @@ def _entries_come_back(
         lane = SetLane(arena, where + slot, old, new)
         mm.sys.journal.bulk(Bulk("remove_migration_pte", len(where), (lane,), addresses=at))
     return PG_DIRTY
+
+
+def _give_up_zeros(
+    mm: Mm, vma: Vma, slot: int, where: NDArray[np.int64], pfns: NDArray[np.int64], address: int
+) -> NDArray[np.bool_]:
+    """Let the entries of zero-filled pages map the zero page (`try_to_map_unused_to_zeropage`); tells which."""
+    frames, arena = mm.sys.frames, mm.sys.arena
+    zeros: NDArray[np.bool_] = frames.content.array[pfns] == 0
+    at, gone = where[zeros], pfns[zeros]
+    if len(at):
+        old = arena.entries[slot + at]
+        new = np.uint64((ZERO_PFN << 12) | vma.page_prot | _PAGE_SPECIAL) | (
+            old & np.uint64(_PAGE_SOFT_DIRTY)
+        )
+        lanes: list[Lane] = [
+            SetLane(arena, slot + at, old, new),
+            AddLane(frames.mapcount, gone, -1),
+            CountLane(mm.counters, "anon", -1),
+        ]
+        addresses = (at.astype(np.uint64) << np.uint64(12)) + np.uint64(address)
+        mm.sys.journal.bulk(Bulk("try_to_map_unused_to_zeropage", len(at), tuple(lanes), addresses=addresses))
+    return zeros

@@ -31,6 +31,7 @@ ADVICE_NAMES: dict[int, str] = {
     if name.startswith("MADV_") and isinstance(value, int) and value not in _LATER
 }
 """The advices that 6.1 knows, by number."""
+_POPULATE = {_flags.MADV_POPULATE_READ, _flags.MADV_POPULATE_WRITE}
 TOP = 1 << 64
 
 
@@ -75,10 +76,16 @@ def do_madvise(mm: Mm, start: int, length: int, advice: int) -> None:
 
 
 def _walk_vmas(mm: Mm, start: int, end: int, advice: int, visit: VmaAdvice) -> None:
-    """Visit each VMA of a range (`madvise_walk_vmas`); holes are passed over, then reported as ENOMEM."""
+    """Visit each VMA of a range (`madvise_walk_vmas`); holes are passed over, then reported as ENOMEM.
+
+    Later kernels stop at the first hole where pages are faulted in (`KernelVersion.populate_stops`).
+    """
     hole = False
+    ordered = mm.sys.version.populate_stops and advice in _POPULATE
     while start < end:
         vma = mm.find_vma(start)
+        if ordered and (vma is None or vma.start > start):
+            raise _error("ENOMEM", f"nothing is mapped at {start:#x}; what lies behind it is left alone")
         if vma is None or vma.start >= end:
             hole = True
             break

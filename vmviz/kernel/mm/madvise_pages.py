@@ -254,7 +254,8 @@ def madvise_cold_or_pageout(mm: Mm, vma: Vma, start: int, end: int, advice: int)
         _cold_huge_pmd(mm, slot, haddr, start, end, gather, pageout=advice == MADV_PAGEOUT)
     for slot, where, address in _evictable(mm, start, end):
         entries = mm.sys.arena.entries[slot + where]
-        _deactivate(mm, slot + where, entries, _at(where, address), gather)
+        keep = advice == MADV_PAGEOUT and mm.sys.version.pageout_keeps_accessed
+        _deactivate(mm, slot + where, entries, _at(where, address), gather, keep=keep)
         if advice == MADV_PAGEOUT:
             reclaim_pages(mm, vma, slot, where, address, gather)
     gather.finish()
@@ -307,12 +308,14 @@ def _deactivate(
     entries: NDArray[np.uint64],
     addresses: NDArray[np.uint64],
     gather: MmuGather,
+    *,
+    keep: bool,
 ) -> None:
-    """Clear the accessed bits and what the LRU remembers (`deactivate_page`)."""
+    """Clear the accessed bits, unless ``keep``, and what the LRU remembers (`deactivate_page`)."""
     frames = mm.sys.frames
     pfns = pfns_of(entries)
     flags = frames.flags.array[pfns]
-    new = entries & ~np.uint64(_PAGE_ACCESSED)
+    new = entries if keep else entries & ~np.uint64(_PAGE_ACCESSED)
     lanes = (
         SetLane(mm.sys.arena, slots, entries, new),
         SetLane(frames.flags, pfns, flags, flags & ~np.uint32(PG_REFERENCED | PG_ACTIVE)),

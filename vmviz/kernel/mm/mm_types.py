@@ -16,6 +16,7 @@ from ..arch.paging import PagingMode
 from ..arch.tlb import Tlb
 from ..trace.journal import Journal
 from ..trace.store import Counters, Keyed
+from ..versions import VERSIONS, KernelVersion, kernel_version
 from .flags import VM_EXEC, VM_GROWSDOWN, VM_SHARED, VM_WRITE
 from .frames import Frames
 from .pgtable import TableArena
@@ -95,9 +96,13 @@ class VmOperations:
     imported: bool = False
 
 
+def _version(name: str | KernelVersion) -> KernelVersion:
+    return kernel_version(name) if isinstance(name, str) else name
+
+
 @attrs.define
 class System:
-    """What the whole machine shares.  ``kernel`` and ``zap_contract`` are the dials of DESIGN.md section 4;
+    """What the whole machine shares.  ``version`` (given by name) and ``zap_contract`` are the dials;
     ``cap_sys_rawio``: the process may map below ``mmap_min_addr`` (bytes), as root may;
     ``cap_ipc_lock``: it may lock without limit; ``cap_sys_admin``: root's reserve is open to it.
     ``mms`` tells the address spaces that live.
@@ -108,7 +113,7 @@ class System:
     frames: Frames
     arena: TableArena
     tlbs: list[Tlb]
-    kernel: str = "6.1"
+    version: KernelVersion = attrs.field(default=VERSIONS["6.1"], converter=_version)
     zap_contract: str = "int"
     max_map_count: int = 65530
     mmap_min_addr: int = 65536

@@ -68,6 +68,7 @@ from .vma_merge import vma_expand
 
 PAGE_MASK = ~4095
 TOP = 1 << 64
+HUGE = 2 << 20
 
 
 @attrs.frozen
@@ -116,14 +117,16 @@ def do_mmap(
     pgoff = offset >> 12
     if len(mm.vmas) > (limit := max_map_count(mm)):
         _fail("ENOMEM", f"the process has more than {limit} VMAs (max_map_count)")
-    addr = get_unmapped_area(mm, addr, size, flags, huge=is_file_hugepages(backing))
+    private = backing is None and flags & MAP_TYPE == MAP_PRIVATE
+    huge = is_file_hugepages(backing)
+    addr = get_unmapped_area(mm, addr, size, flags, huge=huge, private=private)
     if flags & MAP_FIXED_NOREPLACE:
         there = mm.vmas.first_overlap(addr, addr + size)
         if there is not None:
             _fail("EEXIST", f"the VMA {there.start:#x}-{there.end:#x} is in the way")
     vm_flags = (
         calc_vm_prot_bits(prot)
-        | calc_vm_flag_bits(flags)
+        | calc_vm_flag_bits(flags, stack_nohugepage=mm.sys.version.stack_nohugepage)
         | mm.field("def_flags")
         | VM_MAYREAD
         | VM_MAYWRITE
@@ -190,9 +193,12 @@ def _file_flags(backing: Backing, kind: int, prot: int, flags: int, vm_flags: in
     return vm_flags
 
 
-def get_unmapped_area(mm: Mm, addr: int, size: int, flags: int, *, huge: bool = False) -> int:
+def get_unmapped_area(
+    mm: Mm, addr: int, size: int, flags: int, *, huge: bool = False, private: bool = False
+) -> int:
     """Choose the address of a mapping (arch_get_unmapped_area_topdown): fixed, at the hint, else the highest
-    hole.
+    hole.  ``private``: anonymous memory of the process alone, which later kernels align to 2 MiB where its
+    length and the lack of a hint allow it (`KernelVersion.aligns_huge`, thp_get_unmapped_area).
 
     ENOMEM: no hole is large enough.  EINVAL: a fixed address that is not page aligned.  EPERM: below
     mmap_min_addr.  ``huge``: for huge pages of the pool, at a multiple of their size.
@@ -216,12 +222,22 @@ def get_unmapped_area(mm: Mm, addr: int, size: int, flags: int, *, huge: bool = 
             free = after is None or hint + size <= guarded_start(after)
             if free and (after is None or after.start > hint):
                 return hint
+    if private and not addr and size % HUGE == 0 and mm.sys.version.aligns_huge:
+        found = _find_gap(mm, size + HUGE)
+        if found is not None:  # with 2 MiB of padding, so that there is room to round up
+            return found + HUGE if found % HUGE == 0 else (found + HUGE) & -HUGE
+    found = _find_gap(mm, size)
+    if found is None:
+        _fail("ENOMEM", f"no hole of {size:#x} bytes is left")
+    return found
+
+
+def _find_gap(mm: Mm, size: int) -> int | None:
+    """The highest hole below mmap_base, else the lowest above a third of user space."""
     found = mm.vmas.find_gap_topdown(size, 4096, mm.field("mmap_base"), STACK_GUARD_GAP)
     if found is None:
         low = (mm.task_size // 3 + 4095) & PAGE_MASK
         found = mm.vmas.find_gap_bottomup(size, low, mm.task_size, STACK_GUARD_GAP)
-    if found is None:
-        _fail("ENOMEM", f"no hole of {size:#x} bytes is left")
     return found
 
 

@@ -133,6 +133,7 @@ def mprotect_fixup(mm: Mm, vma: Vma, start: int, end: int, newflags: int, gather
     """Give a range of one VMA new flags, and its entries the protection that follows (mm/mprotect.c).
 
     Returns the VMA that has the range then.  ENOMEM: RLIMIT_AS or RLIMIT_DATA, commit charge, max_map_count.
+    The charge stays when a range loses its write permission (later kernels: `KernelVersion.drops_account`).
     """
     oldflags, pages = vma.vm_flags, (end - start) >> 12
     if newflags == oldflags:
@@ -146,6 +147,8 @@ def mprotect_fixup(mm: Mm, vma: Vma, start: int, end: int, newflags: int, gather
             if not oldflags & (VM_ACCOUNT | VM_WRITE | VM_HUGETLB | VM_SHARED | VM_NORESERVE):
                 vm_enough_memory(mm, pages, "mprotect")
                 charged, newflags = pages, newflags | VM_ACCOUNT
+        elif mm.sys.version.drops_account and vma.is_anonymous and not vma.anon_vma:
+            newflags &= ~VM_ACCOUNT
         vma = vma_modify(mm, vma, start, end, newflags, "mprotect")
     except KernelError as error:
         if charged:
@@ -161,6 +164,8 @@ def mprotect_fixup(mm: Mm, vma: Vma, start: int, end: int, newflags: int, gather
     change_protection(mm, new, start, end, gather, upgrade)
     if oldflags & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and newflags & VM_WRITE:
         populate_vma_page_range(mm, new, start, end)
+    if oldflags & ~newflags & VM_ACCOUNT:
+        j.add(mm.sys.commit, "committed", -pages)
     mm.account(oldflags, -pages)
     mm.account(newflags, pages)
     j.leave("mprotect_fixup", 0)

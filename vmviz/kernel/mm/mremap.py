@@ -105,12 +105,13 @@ def _grow(mm: Mm, addr: int, old_len: int, new_len: int, flags: int) -> int:
         return addr
     if not flags & MREMAP_MAYMOVE:
         raise _error("ENOMEM", "it cannot grow where it is, and MREMAP_MAYMOVE is not given")
-    return _move_vma(mm, vma, addr, old_len, new_len, _place(mm, 0, new_len, 0), flags)
+    return _move_vma(mm, vma, addr, old_len, new_len, _place(mm, vma, 0, new_len, 0), flags)
 
 
-def _place(mm: Mm, hint: int, size: int, flags: int, huge: bool = False) -> int:
+def _place(mm: Mm, vma: Vma, hint: int, size: int, flags: int) -> int:
+    huge = bool(vma.vm_flags & VM_HUGETLB)
     try:
-        return get_unmapped_area(mm, hint, size, flags, huge=huge)
+        return get_unmapped_area(mm, hint, size, flags, huge=huge, private=vma.is_anonymous)
     except KernelError as error:
         raise _error(error.errno, error.why) from None
 
@@ -174,8 +175,7 @@ def _mremap_to(mm: Mm, addr: int, old_len: int, new_addr: int, new_len: int, fla
     vma = _vma_to_resize(mm, addr, old_len, new_len, flags)
     if flags & MREMAP_DONTUNMAP and not may_expand_vm(mm, vma.vm_flags, old_len >> 12):
         raise _error("ENOMEM", "RLIMIT_AS or RLIMIT_DATA would be exceeded")
-    huge = bool(vma.vm_flags & VM_HUGETLB)
-    place = _place(mm, new_addr, new_len, MAP_FIXED if flags & MREMAP_FIXED else 0, huge)
+    place = _place(mm, vma, new_addr, new_len, MAP_FIXED if flags & MREMAP_FIXED else 0)
     return _move_vma(mm, vma, addr, old_len, new_len, place, flags)
 
 
@@ -254,7 +254,8 @@ def _change_flags(mm: Mm, address: int, clear: int, add: int = 0) -> None:
 
 
 def _leave_behind(mm: Mm, old_addr: int, old_len: int, new_addr: int) -> None:
-    """What MREMAP_DONTUNMAP does to the old VMA.
+    """What MREMAP_DONTUNMAP does to the old VMA: nothing is there any more, so its offset is that of its
+    address again (later kernels: it stays, `KernelVersion.dontunmap_keeps_pgoff`).
 
     Only the moved part of a locked one is unlocked: it becomes a VMA of its own, and stays one.
     """
@@ -269,7 +270,8 @@ def _leave_behind(mm: Mm, old_addr: int, old_len: int, new_addr: int) -> None:
     vma = mm.vma_at(old_addr)
     assert vma is not None
     if (vma.start, vma.end) == (old_addr, old_addr + old_len) and new_addr not in vma:
-        pgoff = vma.start >> 12 if vma.is_anonymous else vma.pgoff
+        own = vma.is_anonymous and not mm.sys.version.dontunmap_keeps_pgoff
+        pgoff = vma.start >> 12 if own else vma.pgoff
         if vma.anon_vma or pgoff != vma.pgoff:
             mm.set_vma(vma, vma.replace(anon_vma=0, chain=0, pgoff=pgoff))
 

@@ -94,6 +94,16 @@ def is_mergeable_anon_vma(anon_vma1: int, anon_vma2: int, vma: Vma | None) -> bo
     return anon_vma1 == anon_vma2
 
 
+def may_join_anon_vma(mm: Mm, anon_vma: int, vma: Vma) -> bool:
+    """Whether a range with ``anon_vma`` may join ``vma``, as far as that goes (`is_mergeable_anon_vma`).
+
+    Later kernels (`KernelVersion.munlock_merges`) let a range whose anon_vma is its own join a VMA without.
+    """
+    if mm.sys.version.munlock_merges and anon_vma and not vma.anon_vma:
+        return len(anon_vma_record(mm.sys, anon_vma).chain) == 1
+    return is_mergeable_anon_vma(anon_vma, vma.anon_vma, vma)
+
+
 def relinked(system: System, vma: Vma) -> Vma:
     """The VMA with the chain of the anon_vma that it has come by in a merge (`anon_vma_clone`)."""
     chain = len(anon_vma_record(system, vma.anon_vma).chain) if vma.anon_vma else 0

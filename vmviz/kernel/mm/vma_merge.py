@@ -20,7 +20,7 @@ from .filemap import get_inode, put_inode
 from .flags import VM_SOFTDIRTY, VM_SPECIAL
 from .huge_memory import split_huge_pmd_if_needed
 from .mm_types import Mm
-from .rmap import is_mergeable_anon_vma, relinked
+from .rmap import is_mergeable_anon_vma, may_join_anon_vma, relinked
 from .util import max_map_count
 from .vma import Vma
 
@@ -43,7 +43,7 @@ def can_vma_merge_before(mm: Mm, vma: Vma, vm_flags: int, anon_vma: int, file: i
     """Whether ``vma`` may grow downwards over a range; ``pgoff`` is the page behind the range (mm/mmap.c)."""
     return (
         is_mergeable_vma(mm, vma, file, vm_flags)
-        and is_mergeable_anon_vma(anon_vma, vma.anon_vma, vma)
+        and may_join_anon_vma(mm, anon_vma, vma)
         and vma.pgoff == pgoff
     )
 
@@ -52,7 +52,7 @@ def can_vma_merge_after(mm: Mm, vma: Vma, vm_flags: int, anon_vma: int, file: in
     """Whether ``vma`` may grow upwards over a range that begins at page ``pgoff`` (mm/mmap.c)."""
     return (
         is_mergeable_vma(mm, vma, file, vm_flags)
-        and is_mergeable_anon_vma(anon_vma, vma.anon_vma, vma)
+        and may_join_anon_vma(mm, anon_vma, vma)
         and vma.pgoff + vma.nr_pages == pgoff
     )
 
@@ -130,7 +130,8 @@ def _adjust(mm: Mm, new: Vma, old: Vma, gone: list[Vma], shrunk: tuple[Vma, Vma]
 def vma_expand(mm: Mm, start: int, end: int, vm_flags: int, file: int, pgoff: int) -> Vma | None:
     """Grow a neighbour over a new mapping instead of inserting a VMA (the expanding part of mmap_region).
 
-    The next VMA is tried first, so a mapping between two that cannot become one joins the next.
+    The next VMA is tried first, so a mapping between two that cannot become one joins the next; later
+    kernels try the previous one first (`KernelVersion.joins_previous`).
     """
     if vm_flags & VM_SPECIAL:
         return None
@@ -140,7 +141,12 @@ def vma_expand(mm: Mm, start: int, end: int, vm_flags: int, file: int, pgoff: in
         above = None
     anon = above.anon_vma if above else 0
     below = before if before is not None and before.end == start else None
-    if below and not can_vma_merge_after(mm, below, vm_flags, anon, file, pgoff):
+    if above and below and mm.sys.version.joins_previous:
+        if not can_vma_merge_after(mm, below, vm_flags, 0, file, pgoff):
+            below = None
+        elif not is_mergeable_anon_vma(below.anon_vma, above.anon_vma, None):
+            above, anon = None, 0
+    elif below and not can_vma_merge_after(mm, below, vm_flags, anon, file, pgoff):
         below = None
     grown = below or above
     if grown is None:

@@ -298,6 +298,10 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
         "mm/huge_memory.c",
         "Each part becomes a page of its own, with the head's flags.",
     ),
+    "try_to_map_unused_to_zeropage": (
+        "mm/migrate.c",
+        "A small page of zeros is given up when its huge page is taken apart; the zero page takes its place.",
+    ),
     "remove_migration_pte": ("mm/migrate.c", "An entry comes back after its page was taken apart or moved."),
     "zap_huge_pmd": ("mm/huge_memory.c", "Clears a whole huge entry; its page and the table kept for it go."),
     "change_huge_pmd": ("mm/huge_memory.c", "A huge entry gets the new protection as a whole."),

@@ -7,7 +7,7 @@ from textual.containers import Vertical
 from textual.widgets import Input
 
 from ...kernel.errors import VmvizError
-from ...kernel.mm.flags import vmflags_codes
+from ...kernel.fs.task_mmu import vmflags_text
 from ...kernel.mm.vma import vma_name
 from ...kernel.syscalls import VmaNotFound
 from ..director import Director
@@ -49,7 +49,7 @@ def find(director: Director, text: str) -> tuple[str, int]:
                 return "address", vma.start
         for start in (director.cursor + 1, 0):
             for vma in vmas.iter_from(start):
-                if vma.start >= start and (text in vma.name or text in vmflags_codes(vma.vm_flags).split()):
+                if vma.start >= start and (text in vma.name or text in vmflags_text(machine.mm, vma).split()):
                     return "address", vma.start
         if len(text) >= 5 and all(c in "0123456789abcdefABCDEF" for c in text):
             return "address", int(text, 16)

@@ -69,7 +69,7 @@ def _read_alone(mm: Mm, vma: Vma, address: int, slot: int, slots: NDArray[np.int
     slots, old = slots[:n], arena.entries[slot : slot + n].copy()
     pfns = frames.alloc_range(n)
     soft = old & np.uint64(_PAGE_SWP_SOFT_DIRTY) != 0
-    new = (pfns.astype(np.uint64) << np.uint64(12)) | np.uint64(vma.page_prot | _write_bits(vma, write))
+    new = (pfns.astype(np.uint64) << np.uint64(12)) | np.uint64(vma.page_prot | _write_bits(mm, vma, write))
     new |= np.where(soft, np.uint64(_PAGE_SOFT_DIRTY), np.uint64(0))
     contents = swap.content.array[slots]
     index = vma.pgoff + ((address - vma.start) >> 12)
@@ -86,8 +86,14 @@ def _read_alone(mm: Mm, vma: Vma, address: int, slot: int, slots: NDArray[np.int
     mlock_vma_pages(mm, vma, pfns)
 
 
-def _write_bits(vma: Vma, write: bool) -> int:
-    return MKDIRTY | (_PAGE_RW if vma.vm_flags & VM_WRITE else 0) if write else 0
+def _write_bits(mm: Mm, vma: Vma, write: bool) -> int:
+    """The bits beside the VMA's of an entry for a page that is the process's own: a reader's is writable in
+    later kernels only (`KernelVersion.swapin_writable`).
+    """
+    writable = _PAGE_RW if vma.vm_flags & VM_WRITE else 0
+    if write:
+        return MKDIRTY | writable
+    return writable if mm.sys.version.swapin_writable else 0
 
 
 def _read_shared(mm: Mm, vma: Vma, address: int, slot: int, number: int, write: bool) -> None:
@@ -109,7 +115,7 @@ def _read_shared(mm: Mm, vma: Vma, address: int, slot: int, number: int, write: 
     exclusive = exclusive or frames.refcount.flat[pfn] == 1
     entry = (pfn << 12) | vma.page_prot
     if exclusive:
-        entry |= _write_bits(vma, write)
+        entry |= _write_bits(mm, vma, write)
     if old & _PAGE_SWP_SOFT_DIRTY:
         entry |= _PAGE_SOFT_DIRTY
     _add_anon_rmap(mm, vma, address, pfn, exclusive)

@@ -71,7 +71,8 @@ class Report:
             self.echo(f"  {v['start']:>14}-{v['end']:<14} {v['perms']} {v['VmFlags']}  {v['name']}".rstrip())
         self.echo("entries")
         for e in state["entries"]:
-            self.echo(f"  {e['va']:>14} {e['n']:>7} x pfn {e['pfn'] or 'hidden':<9} {e['bits']}")
+            size = "2M " if e["level"] == "pmd" else ""
+            self.echo(f"  {e['va']:>14} {e['n']:>7} x {size}pfn {e['pfn'] or 'hidden':<9} {e['bits']}")
         for u in state["unknown"]:
             self.echo(f"  {u['start']:>14}-{u['end']:<14} ?? cannot be observed")
         self.echo("counters")

@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ..kernel.arch.x86 import pmd_pfn
 from ..kernel.machine import Machine
 from ..kernel.mm.frames import PG_HIDDEN
 from ..kernel.mm.page_alloc import FREE, OTHER, STATE_NAMES
@@ -56,7 +57,20 @@ def mappers(machine: Machine, pfn: int, limit: int = 64) -> list[tuple[int, int]
         mm, address = bases[row]
         if mm >= 0:
             out.append((mm, address + (index << arena.page_shift)))
-    return sorted(out)
+    if arena.huge.data:
+        out += _huge_mappers(machine, pfn)
+    return sorted(out)[:limit]
+
+
+def _huge_mappers(machine: Machine, pfn: int) -> list[tuple[int, int]]:
+    """Who maps a frame as a part of a huge leaf."""
+    arena, out = machine.arena, []
+    for mm in machine.mms.values():
+        for slot, va in arena.huge_leaves(mm.pgd, 0, mm.task_size):
+            part = pfn - pmd_pfn(arena.flat[slot])
+            if 0 <= part < arena.mode.levels[-1].entries:
+                out.append((mm.id, va + (part << arena.page_shift)))
+    return out
 
 
 def frame_words(scene: Scene, pfn: int) -> list[Line]:

@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernel.arch.x86 import pmd_pfn
 from ..kernel.machine import Machine
 from ..kernel.mm.frames import DeviceRegion
 from ..kernel.mm.page_alloc import FREE, OTHER
@@ -215,7 +216,8 @@ class FrameView:
             return -1
         slot = arena.lookup(self.scene.mm.pgd, self.scene.cursor)
         if slot < 0:
-            return -1
+            huge = arena.huge_slot(self.scene.mm.pgd, self.scene.cursor)
+            return pmd_pfn(arena.flat[huge]) + (self.scene.cursor >> 12 & 511) if huge >= 0 else -1
         for entry in (arena.entries[slot : slot + 1], self.scene.trail.was(slot, 1)):
             if present_of(entry, arena.mode)[0]:
                 return int(pfns_of(entry, arena.mode)[0])

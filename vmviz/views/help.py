@@ -109,14 +109,17 @@ def under_cursor(scene: Scene, width: int) -> list[Line]:
     ops = scene.machine.sys.ops_of(vma)
     if ops is not None and ops.explain:
         lines += hanging([("   ", "text")], ops.explain, width)
-    slot = scene.machine.arena.lookup(scene.mm.pgd, scene.cursor)
-    entry = scene.machine.arena.flat[slot] if slot >= 0 else 0
+    arena, level = scene.machine.arena, "pte"
+    slot = arena.lookup(scene.mm.pgd, scene.cursor)
+    if slot < 0:
+        slot, level = arena.huge_slot(scene.mm.pgd, scene.cursor), "pmd"
+    entry = arena.flat[slot] if slot >= 0 else 0
     if entry:
         lines += [
             [],
             [(" Entry ", "label"), (format_addr(entry), "number"), (f" at {scene.cursor:x}", "addr")],
         ]
-        for name, text in entry_words(entry, "pte"):
+        for name, text in entry_words(entry, level):
             lines += hanging([(f"   {name:<10} ", "bits")], text, width)
     return lines
 

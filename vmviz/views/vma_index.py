@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernel.arch.x86 import pmd_pfn
 from ..kernel.machine import Machine
 from ..kernel.mm.frames import DeviceRegion
 from ..kernel.mm.mm_types import Mm
@@ -31,6 +32,13 @@ def mapped_pfns(machine: Machine, start: int, end: int) -> NDArray[np.int64]:
     for slot, n, _, _ in arena.runs(machine.mm.pgd, start, end):
         entries = arena.entries[slot : slot + n]
         parts.append(pfns_of(entries[present_of(entries, arena.mode)], arena.mode))
+    for slot, va in arena.huge_leaves(machine.mm.pgd, start, end):
+        first, low, high = (
+            pmd_pfn(arena.flat[slot]),
+            max(start, va),
+            min(end, va + arena.mode.levels[-2].span),
+        )
+        parts.append(np.arange(first + ((low - va) >> 12), first + ((high - va + 4095) >> 12)))
     return np.concatenate(parts)
 
 
@@ -116,7 +124,7 @@ _counts: WeakKeyDictionary[Machine, tuple[Stamp, dict[tuple[int, int, int], int]
 
 
 def present_in(machine: Machine, vma: Vma) -> int:
-    """How many PTEs of a VMA of the running process are present, counted in its tables.
+    """How many pages of a VMA of the running process are present, counted in its tables; a huge leaf is 512.
 
     Kept until the journal moves.  Ranges that cannot be observed count as nothing: see `Mm.unknown_pages`.
 
@@ -134,6 +142,8 @@ def present_in(machine: Machine, vma: Vma) -> int:
         kept[1][key] = sum(
             int(np.count_nonzero(present_of(arena.entries[s : s + n], arena.mode))) for s, n, _, _ in runs
         )
+        huge = arena.huge_leaves(machine.mm.pgd, vma.start, vma.end)
+        kept[1][key] += len(huge) * arena.mode.levels[-1].entries
     return kept[1][key]
 
 

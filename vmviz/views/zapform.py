@@ -212,8 +212,7 @@ def _cut_lines(scene: Scene, state: FormState) -> list[Line]:
         if at & 4095:
             page = at & -4096
             slot = f"{page >> 21 & 511:03x}.{page >> 12 & 511:03x}"
-            entry = scene.machine.arena.lookup(scene.mm.pgd, page)
-            there = entry >= 0 and scene.machine.arena.flat[entry]
+            there = scene.machine.arena.entry_at(scene.mm.pgd, page)
             out.append(
                 [
                     (f" {mark} ", "mark.range"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -30,6 +31,7 @@ from .console import (
 if TYPE_CHECKING:
     from .kernel.machine import Config
     from .script.report import Report
+    from .script.strace import Replay
     from .script.strace_exec import Area
 
 
@@ -158,6 +160,41 @@ def run(
     raise SystemExit(EXIT_EXPECTATION if failed else 0)
 
 
+def strace_replay(
+    text: str,
+    name: str,
+    config: Config,
+    kernel: str | None,
+    layout: str | None = None,
+    pid: int | None = None,
+) -> Replay:
+    """An strace log ready to run as on the given kernel, else as on this machine's; raises `ScriptError`."""
+    from .script.strace import Replay
+    from .script.strace_exec import ThisHost, parse_layout
+
+    areas: tuple[Area, ...] = ()
+    if layout is not None:
+        try:
+            with open(layout, encoding="utf-8", errors="surrogateescape") as file:
+                areas = parse_layout(file.read())
+        except OSError as error:
+            die(f"{layout}: {error.strerror}")
+        except ValueError as error:
+            die(f"{layout}: {error}")
+    host = ThisHost()
+    config = attrs.evolve(config, kernel=kernel or host.kernel)
+    return Replay(text, name, config, host=host, layout=areas, keep=pid)
+
+
+def _is_strace(path: Path) -> bool:
+    """Whether a file is an strace log, by its beginning; what is no text is none."""
+    from .script.parser import looks_like_strace
+
+    with path.open("rb") as file:
+        head = file.read(4096)
+    return b"\0" not in head and looks_like_strace(head.decode("utf-8", "replace"))
+
+
 def _replay(
     text: str,
     name: str,
@@ -171,22 +208,9 @@ def _replay(
 ) -> int:
     """Replay an strace log as on the given kernel, else as on this machine's; returns the exit status."""
     from .script.errors import ScriptError
-    from .script.strace import Replay
-    from .script.strace_exec import ThisHost, parse_layout
 
-    areas: tuple[Area, ...] = ()
-    if layout is not None:
-        try:
-            with open(layout, encoding="utf-8", errors="surrogateescape") as file:
-                areas = parse_layout(file.read())
-        except OSError as error:
-            die(f"{layout}: {error.strerror}")
-        except ValueError as error:
-            die(f"{layout}: {error}")
     try:
-        host = ThisHost()
-        config = attrs.evolve(config, kernel=kernel or host.kernel)
-        replay = Replay(text, name, config, host=host, layout=areas, keep=pid)
+        replay = strace_replay(text, name, config, kernel, layout, pid)
         for outcome, statement in replay.run():
             report.add(replay.machine, outcome, statement)
     except ScriptError as error:
@@ -238,12 +262,25 @@ def export(script: str, output: str, kernel: str | None, zap_contract: str | Non
 @dials
 @click.pass_context
 def open_(ctx: click.Context, target: str, kernel: str | None, zap_contract: str | None) -> None:
-    """Open a real process (PID or self), a snapshot, or a script in the app.
+    """Open a real process (PID or self), a snapshot, a script or an strace log in the app.
 
     Strictly read-only for the process.
     """
     config = config_of(kernel, zap_contract)
     path = None if target.isdigit() or target == "self" else find_script(target)
+    if path is not None and path.suffix not in (".vmv", ".json", ".vms") and _is_strace(path):
+        from .script.errors import ScriptError
+        from .session.story import strace_session
+
+        text, name = read_script(target)
+        try:
+            replay = strace_replay(text, name, config, None if kernel is None else config.kernel)
+            session = strace_session(replay, name)
+        except ScriptError as error:
+            warn(str(error))
+            raise SystemExit(EXIT_USAGE) from None
+        _app(ctx, session)
+        return
     if path is not None and path.suffix == ".vmv":
         from .script.errors import ScriptError
         from .session.story import script_session
@@ -312,14 +349,26 @@ def calls() -> None:
 @main.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--json", "json_", is_flag=True, help="One JSON object: each trace, its differences, totals.")
-def conform(paths: tuple[str, ...], json_: bool) -> None:
+@click.option("--view", is_flag=True, help="Look at them in the app: simulator beside kernel, step by step.")
+@click.pass_context
+def conform(ctx: click.Context, paths: tuple[str, ...], json_: bool, view: bool) -> None:
     """Replay recordings of a real kernel (.jsonl files or directories of them) and compare every state.
 
     Exit status: 0 all agree, 1 one differs, 2 a path is no recording.
     """
     from .conform.command import conform as run_conform
+    from .conform.command import find_traces
     from .kernel.errors import VmvizError
 
+    if view:
+        from .session.story import story_session
+
+        try:
+            traces = find_traces(paths)
+        except VmvizError as error:
+            die(str(error))
+        _app(ctx, story_session(), traces=traces)
+        return
     try:
         status = run_conform(paths, echo, as_json=json_)
     except VmvizError as error:

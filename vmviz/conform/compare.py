@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from ..kernel.arch.paging import PagingMode
 from ..kernel.arch.x86 import (
     _PAGE_PAT_LARGE,
     _PAGE_PSE,
@@ -57,7 +58,7 @@ _PAGE_FLAGS = (
 _KPF_STABLE = ((1 << 27) - 1) & ~(1 << 2 | 1 << 6)
 """The low 27 bits of kpageflags without REFERENCED and ACTIVE."""
 
-_COUNTERS = (
+COUNTERS = (
     "pgtables", "anon", "file", "shmem", "swap", "total_vm", "locked_vm", "data_vm", "exec_vm", "stack_vm",
     "map_count",
 )  # fmt: skip
@@ -91,7 +92,7 @@ class Difference:
 
 def counters_of(machine: Machine) -> dict[str, int]:
     """The counters that a trace knows."""
-    return {name: machine.mm.counters.data[name] for name in _COUNTERS}
+    return {name: machine.mm.counters.data[name] for name in COUNTERS}
 
 
 def leaves_of(machine: Machine, start: int, end: int) -> dict[int, int]:
@@ -149,7 +150,7 @@ def compare_record(
     if record.get("tables", tables) != tables:
         out.append(Difference("tables", record["tables"], tables))
     now = counters_of(machine)
-    for name in _COUNTERS:
+    for name in COUNTERS:
         want, have = record["mm"][name], now[name] - start[name]
         if want != have:
             out.append(Difference(f"mm.{name}", want, have))
@@ -177,7 +178,7 @@ def _results(record: dict[str, Any], got: dict[str, Any], window: tuple[int, int
 
 
 def _vmas(recorded: list[dict[str, Any]], vmas: list[Vma], machine: Machine) -> Iterator[Difference]:
-    mine = [_vma_fields(machine, v) for v in vmas]
+    mine = [vma_fields(machine, v) for v in vmas]
     ranges = [[f"{v['s']}-{v['e']}" for v in side] for side in (recorded, mine)]
     if ranges[0] != ranges[1]:
         yield Difference("vmas", ranges[0], ranges[1])
@@ -196,7 +197,8 @@ def _vmas(recorded: list[dict[str, Any]], vmas: list[Vma], machine: Machine) -> 
         yield Difference("anon_vmas", kernel, ours_av)
 
 
-def _vma_fields(machine: Machine, vma: Vma) -> dict[str, Any]:
+def vma_fields(machine: Machine, vma: Vma) -> dict[str, Any]:
+    """A VMA of a machine in the form of a record."""
     name = vma_name(machine.mm, vma)
     path = PATH if name.startswith("vmoracle:") else name
     lines = smap_fields(machine.mm, vma)
@@ -236,29 +238,53 @@ def _entries(
         extra, missing = sorted(mine - tables)[:3], sorted(tables - mine)[:3]
         texts = [[f"{level} {at:#x}" for level, at in which] for which in (missing, extra)]
         yield Difference("table entries", texts[0], texts[1])
-    want: dict[int, dict[str, Any]] = {}
-    frames: list[tuple[int, int]] = []
-    for run in recorded:
-        if not run["leaf"]:
-            continue
-        va, step = int(run["va"], 16), shift[run["lv"]]
-        frames += [(va + (i << step), int(p, 16)) for i, p in enumerate(run.get("pfns", []))]
-        for i in range(run["n"]):
-            want[va + (i << step)] = _recorded_leaf(run, i)
-    leaves = leaves_of(machine, *window)
-    have = {va: _leaf(machine, oracle, va, entry) for va, entry in leaves.items()}
+    want, have = leaves_recorded(recorded, machine.sys.mode), leaves_simulated(machine, oracle, window)
     differ = [va for va in sorted(want.keys() | have.keys()) if want.get(va) != have.get(va)]
     for va in differ[:MAX_ENTRIES]:
         yield from _entry_differences(va, want.get(va), have.get(va))
     if len(differ) > MAX_ENTRIES:
         yield Difference("more entries that differ", 0, len(differ) - MAX_ENTRIES)
     if not differ:
+        frames, leaves = _recorded_frames(recorded, machine.sys.mode), leaves_of(machine, *window)
         classes = [
             _classes([pfn for _, pfn in frames]),
             _classes([_pfn(machine, va, leaves[va]) for va, _ in frames]),
         ]
         if classes[0] != classes[1]:
             yield Difference("frames shared by entries", classes[0], classes[1])
+
+
+def _recorded_runs(
+    recorded: list[dict[str, Any]], mode: PagingMode
+) -> Iterator[tuple[dict[str, Any], int, int]]:
+    """The runs of leaves of a record, with the first address and the shift of the level."""
+    shift = {level.name: level.shift for level in mode.levels}
+    for run in recorded:
+        if run["leaf"]:
+            yield run, int(run["va"], 16), shift[run["lv"]]
+
+
+def leaves_recorded(recorded: list[dict[str, Any]], mode: PagingMode) -> dict[int, dict[str, Any]]:
+    """The leaves of a record by address, runs taken apart."""
+    return {
+        va + (i << shift): _recorded_leaf(run, i)
+        for run, va, shift in _recorded_runs(recorded, mode)
+        for i in range(run["n"])
+    }
+
+
+def _recorded_frames(recorded: list[dict[str, Any]], mode: PagingMode) -> list[tuple[int, int]]:
+    """The frame numbers that a record tells, with the address of each."""
+    return [
+        (va + (i << shift), int(pfn, 16))
+        for run, va, shift in _recorded_runs(recorded, mode)
+        for i, pfn in enumerate(run.get("pfns", []))
+    ]
+
+
+def leaves_simulated(machine: Machine, oracle: Oracle, window: tuple[int, int]) -> dict[int, dict[str, Any]]:
+    """The leaves of a machine in the form of a record."""
+    return {va: _leaf(machine, oracle, va, entry) for va, entry in leaves_of(machine, *window).items()}
 
 
 def _entry_differences(

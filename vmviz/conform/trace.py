@@ -172,6 +172,17 @@ def _outcome(record: dict[str, Any]) -> Any:
     return record.get("errno", record.get("ret"))
 
 
+def operations_of(trace: Trace) -> Iterator[Operation]:
+    """The operations that the records of a trace are about, one each: those inside a failed fork have none."""
+    todo = _with_nesting(trace.operations)
+    for record in trace.records:
+        op, skipped = next(todo)
+        yield op
+        if op.op == "fork" and "errno" in record and trace.from_scenario:
+            for _ in range(skipped):
+                next(todo)
+
+
 def _with_nesting(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, int]]:
     """The operations in order, each fork with the number of those up to its endfork."""
     for i, op in enumerate(operations):

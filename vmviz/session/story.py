@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from ..data import data_directory
 from ..kernel.machine import Config, Machine
 from ..script.runner import Runner
-from .session import STORY_MARK, Session
+from .session import STORY_MARK, Done, Session
 
 if TYPE_CHECKING:
     from ..live.image import ProcessImage
+    from ..script.strace import Replay
 
 STORY = "framebuffer.vmv"
 
@@ -37,6 +38,23 @@ def script_session(
     session.runner = Runner(config=config, pinned=pinned)
     script = session.load(text, name)
     session.run_until_comment(script, STORY_MARK)
+    return session
+
+
+def strace_session(replay: Replay, name: str) -> Session:
+    """A replayed strace log as a story: all of it is done, and the position stands before its first call.
+
+    What the log left out and what could not be done is in the remarks.  Raises `ScriptError`.
+    """
+    session = Session(title=name)
+    session.runner = replay.runner
+    for outcome, statement in replay.run():
+        session.done.append(Done(statement, outcome, {}, {}))
+    session.index = len(session.done)
+    session.runner.count = len(session.done)
+    session.remarks = [*replay.tally.lines(), *replay.tally.notes]
+    if session.done:
+        session.seek(session.done[0].start, 0)
     return session
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from textual import on
@@ -62,11 +64,13 @@ class VmvizApp(Asking):
         theme: str | None = None,
         ascii_glyphs: bool | None = None,
         frame: float = FRAME,
+        traces: Sequence[Path] = (),
     ) -> None:
         # With NO_COLOR, Textual would turn the terminal's own colours into black on black unless told to leave
         # them alone; so told, it only takes colours away and keeps weight, underline and reverse.
         super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
         self._frame = frame
+        self.traces = tuple(traces)
         self.director = Director(session)
         self._wanted_theme = theme or os.environ.get("VMVIZ_THEME") or DEFAULT_THEME
         if ascii_glyphs is None:
@@ -99,6 +103,8 @@ class VmvizApp(Asking):
         self.theme = MONO_THEME if self.no_color else load_theme(self._wanted_theme).name
         self.query_one(VmaPane).focus()
         self.show()
+        if self.traces:
+            self.action_conform()
 
     def on_resize(self) -> None:
         """The terminal has another size."""
@@ -377,6 +383,12 @@ class VmvizApp(Asking):
         return [*names, *CONSTANTS, *self.director.session.runner.names]
 
 
-def run_app(session: Session, *, theme: str | None = None, ascii_glyphs: bool | None = None) -> None:
-    """Open the app on a session and wait for its end."""
-    VmvizApp(session, theme=theme, ascii_glyphs=ascii_glyphs).run()
+def run_app(
+    session: Session,
+    *,
+    theme: str | None = None,
+    ascii_glyphs: bool | None = None,
+    traces: Sequence[Path] = (),
+) -> None:
+    """Open the app on a session, or on recordings to compare with, and wait for its end."""
+    VmvizApp(session, theme=theme, ascii_glyphs=ascii_glyphs, traces=traces).run()

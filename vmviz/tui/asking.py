@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from ..conform.command import find_traces
 from ..kernel.errors import VmvizError
 from ..script.errors import ScriptError
 from ..script.outcome import Outcome
@@ -17,6 +19,7 @@ from .layout import PANES
 from .linegrid import LineGrid
 from .saying import Saying
 from .screens.ask import ask_inside, ask_lost
+from .screens.conform import ConformScreen
 from .screens.find import FindScreen, find
 from .screens.text import BOX_MOST, TextScreen
 from .screens.zap import ZapForm
@@ -26,6 +29,7 @@ class Asking(Saying):
     """The part of the app that opens screens; `VmvizApp` is the rest."""
 
     director: Director
+    traces: tuple[Path, ...] = ()
     _shown_signal: object = None
 
     def show(self) -> None:
@@ -170,6 +174,24 @@ class Asking(Saying):
             self.show()
 
         self.push_screen(FindScreen(), go)
+
+    def action_conform(self) -> None:
+        """Compare the simulator with recordings of a real kernel."""
+        if self.traces:
+            self.push_screen(ConformScreen(self.traces))
+            return
+
+        def go(text: str | None) -> None:
+            if not text:
+                return
+            try:
+                traces = find_traces(text.split())
+            except VmvizError as error:
+                self._say_error(error)
+                return
+            self.push_screen(ConformScreen(traces))
+
+        self.push_screen(FindScreen("Recordings to compare with", "FILE.jsonl or a directory of them"), go)
 
     def action_help(self) -> None:
         """Explain the focused pane and what is under the cursor."""

@@ -54,6 +54,7 @@ KEYS = (
     Key("edit", "e", "e", "edit", "Edit the refused call in the form", "zap"),
     Key("clear", "escape", "Esc", "back", "Drop the selection, or leave the refused call", "clear", (), 1),
     Key("help", "question_mark", "?", "help", "Explain the focused pane and what is under the cursor", "help", ("idle", "inside", "playing"), -1),
+    Key("conform", "f4", "F4", "compare", "Compare the simulator with recordings of a real kernel", "conform"),
     Key("theme", "f2", "F2", "theme", "Next theme", "next_theme"),
     Key("quit", "q", "q", "quit", "Quit", "quit"),
 )  # fmt: skip

@@ -70,7 +70,7 @@ def _hex(director: Director, text: str) -> tuple[str, int] | None:
 
 
 class FindScreen(Overlay[str]):
-    """Asks what to go to."""
+    """Asks what to go to, or for another line of text."""
 
     DEFAULT_CSS = """
     FindScreen { align: left bottom; }
@@ -80,22 +80,24 @@ class FindScreen(Overlay[str]):
     }
     """
 
+    def __init__(
+        self,
+        title: str = "Find an address, a name, a flag or a frame",
+        placeholder: str = "7ffff7000000   fb + 1M   [heap]   fb0   pf   e0100   pfn 1000",
+    ) -> None:
+        super().__init__()
+        self._title, self._placeholder = title, placeholder
+
     def compose(self) -> ComposeResult:
         """A title and a line."""
         with Vertical():
             yield LineStrip(id="find-title")
-            yield Input(
-                placeholder="7ffff7000000   fb + 1M   [heap]   fb0   pf   e0100   pfn 1000", compact=True
-            )
+            yield Input(placeholder=self._placeholder, compact=True)
 
     def on_mount(self) -> None:
         """Begin to type at once."""
         self.query_one(LineStrip).show_lines(
-            lambda w, _h: [
-                rule_line(
-                    w, "Find an address, a name, a flag or a frame", "Enter goes   Esc closes", alert=True
-                )
-            ]
+            lambda w, _h: [rule_line(w, self._title, "Enter goes   Esc closes", alert=True)]
         )
         self.query_one(Input).focus()
 

@@ -347,19 +347,36 @@ def calls() -> None:
 
 
 @main.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option("--json", "json_", is_flag=True, help="One JSON object: each trace, its differences, totals.")
 @click.option("--view", is_flag=True, help="Look at them in the app: simulator beside kernel, step by step.")
+@click.option("--live", is_flag=True, help="Random operations on the running kernel instead of recordings.")
+@click.option(
+    "--ops", type=click.IntRange(1), default=1000, show_default=True, help="With --live: how many operations."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="With --live: which operations.")
 @click.pass_context
-def conform(ctx: click.Context, paths: tuple[str, ...], json_: bool, view: bool) -> None:
+def conform(
+    ctx: click.Context, paths: tuple[str, ...], json_: bool, view: bool, live: bool, ops: int, seed: int
+) -> None:
     """Replay recordings of a real kernel (.jsonl files or directories of them) and compare every state.
 
-    Exit status: 0 all agree, 1 one differs, 2 a path is no recording.
+    With --live a child process does random operations (mmap, mremap, madvise, touches, fork, ...) on its own
+    memory on the running Linux, and the simulator, set to the nearest kernel that it knows, does the same; the results,
+    /proc/PID/smaps and pagemap are compared after each. A difference is made small and printed as a script. No
+    privilege is needed; with CAP_SYS_ADMIN frames are compared too.
+
+    Exit status: 0 all agree, 1 one differs, 2 a path is no recording, or no comparison can be made here.
     """
     from .conform.command import conform as run_conform
     from .conform.command import find_traces
+    from .conform.live_command import conform_live
     from .kernel.errors import VmvizError
 
+    if live == bool(paths):
+        die("conform wants either --live or the recordings' PATH...")
+    if live and view:
+        die("--view shows recordings; --live has none")
     if view:
         from .session.story import story_session
 
@@ -370,7 +387,9 @@ def conform(ctx: click.Context, paths: tuple[str, ...], json_: bool, view: bool)
         _app(ctx, story_session(), traces=traces)
         return
     try:
-        status = run_conform(paths, echo, as_json=json_)
+        status = (
+            conform_live(ops, seed, echo, as_json=json_) if live else run_conform(paths, echo, as_json=json_)
+        )
     except VmvizError as error:
         die(str(error))
     except OSError as error:

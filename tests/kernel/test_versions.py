@@ -175,3 +175,58 @@ def test_a_release_has_the_version_at_or_below() -> None:
     assert nearest_version("6.18.44-fc-v669") == (VERSIONS["6.18"], True)
     assert nearest_version("7.0.1") == (VERSIONS["6.18"], False)
     assert nearest_version("") == (VERSIONS["6.1"], False)
+
+
+MOVE = F.MREMAP_MAYMOVE | F.MREMAP_FIXED
+ONLY_6_18 = [("6.1", False), ("6.12", False), ("6.18", True)]
+
+
+def fails(errno: str, call: object, *args: object) -> None:
+    with pytest.raises(KernelError) as caught:
+        call(*args)  # type: ignore[operator]
+    assert caught.value.errno == errno
+
+
+@pytest.mark.parametrize(("kernel", "later"), ONLY_6_18)
+def test_a_refused_move_and_its_target(kernel: str, later: bool) -> None:
+    m = machine(kernel)
+    m.mmap(B, 2 * P, "rw", ANON)
+    m.mmap(B + 16 * P, P, "rw", ANON)
+    fails("EFAULT", m.mremap, B, 3 * P, 4 * P, MOVE, B + 16 * P)
+    assert spans(m) == ([(0, 2), (16, 17)] if later else [(0, 2)])
+
+
+@pytest.mark.parametrize(("kernel", "later"), ONLY_6_18)
+def test_a_move_of_several_mappings_with_a_gap(kernel: str, later: bool) -> None:
+    m = machine(kernel)
+    m.mmap(B, 2 * P, "rw", ANON)
+    m.mmap(B + 3 * P, P, "r", ANON)
+    m.store(B, 2 * P, 7)
+    if not later:
+        fails("EFAULT", m.mremap, B, 4 * P, 4 * P, MOVE, B + 16 * P)
+        return
+    assert m.mremap(B, 4 * P, 4 * P, MOVE, B + 16 * P) == B + 16 * P
+    assert spans(m) == [(16, 18), (19, 20)]
+    assert m.peek(B + 17 * P, 1) == b"\7"
+    assert not verify(m)
+    fails("EFAULT", m.mremap, B + 15 * P, 5 * P, 5 * P, MOVE, B)
+
+
+@pytest.mark.parametrize(("kernel", "later"), ONLY_6_18)
+def test_dontunmap_of_a_part_of_a_locked_vma(kernel: str, later: bool) -> None:
+    m = machine(kernel)
+    m.mmap(B, 3 * P, "rw", ANON)
+    m.mlock(B, 3 * P)
+    m.mremap(B, P, P, MOVE | F.MREMAP_DONTUNMAP, B + 16 * P)
+    assert spans(m) == ([(0, 3), (16, 17)] if later else [(0, 1), (1, 3), (16, 17)])
+    assert bool(m.vma(B + P).vm_flags & F.VM_LOCKED) is not later
+    assert m.vma(B + 16 * P).vm_flags & F.VM_LOCKED
+
+
+@pytest.mark.parametrize(("kernel", "later"), ONLY_6_18)
+def test_dontunmap_beside_itself(kernel: str, later: bool) -> None:
+    m = machine(kernel)
+    m.mmap(B, P, "rw", ANON)
+    m.mremap(B, P, P, MOVE | F.MREMAP_DONTUNMAP, B + P)
+    assert spans(m) == ([(0, 2)] if later else [(0, 1), (1, 2)])
+    assert not verify(m)

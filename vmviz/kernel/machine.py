@@ -24,6 +24,7 @@ from .mm.memory.zap_checks import CONTRACTS
 from .mm.mm_types import Mm, System
 from .mm.page_alloc import Zone
 from .mm.pgtable import TableArena
+from .mm.swapfile import SWAP_PAGES, SwapArea
 from .processes import Processes, Task
 from .syscalls import Syscalls
 from .trace.journal import Journal, Position
@@ -35,7 +36,7 @@ DEFAULT_RAM = 1 << 30
 
 @attrs.frozen
 class Config:
-    """What a machine is made of: RAM in bytes, the paging mode, the dials, whether [vvar] and [vdso] are
+    """What a machine is made of: RAM and swap in bytes, the paging mode, the dials, whether [vvar] and [vdso] are
     mapped.
     """
 
@@ -46,11 +47,14 @@ class Config:
     vdso: bool = True
     cpus: int = 1
     comm: str = "init"
+    swap: int = SWAP_PAGES << 12
 
     def validate(self) -> None:
         """Raise `VmvizError` naming the first value that makes no machine."""
         if not 1 << 20 <= self.ram <= 1 << 36 or self.ram & 4095:
             raise VmvizError(f"mem={self.ram:#x}: RAM is 1M to 64G, in whole pages")
+        if not 0 <= self.swap <= 1 << 36 or self.swap & 4095:
+            raise VmvizError(f"swap={self.swap:#x}: a swap device has 0 to 64G, in whole pages")
         kernel_version(self.kernel)
         if self.zap_contract not in CONTRACTS:
             raise VmvizError(
@@ -82,6 +86,7 @@ class Machine(Processes, Syscalls):
         self.arena = TableArena(mode, self.frames, j)
         tlbs = [Tlb(cpu, j) for cpu in range(c.cpus)]
         self.sys = System(j, mode, self.frames, self.arena, tlbs, c.kernel, c.zap_contract)
+        self.sys.swap = SwapArea(self.frames.contents, max(1, c.swap >> 12))
         self.tasks = Keyed("tasks")
         self.fds = Keyed("fds")
         s = self.sys

@@ -12,6 +12,7 @@ from typing import Any
 from .arguments import number, protection
 from .drivers import open_backing
 from .errors import KernelError, VmvizError
+from .mm import mremap_later
 from .mm.flags import (
     MAP_FIXED,
     MAP_LOCKED,
@@ -59,7 +60,8 @@ class VmaCalls:
         old_len, new_len = number(old_len, "old_len"), number(new_len, "new_len")
         fields = (("addr", addr), ("old_len", old_len), ("new_len", new_len), ("flags", flags))
         with self._span("mremap", *fields, ("new_addr", new_addr)):
-            return do_mremap(self.mm, addr, old_len, new_len, flags, new_addr)
+            call = mremap_later.do_mremap if self.sys.version.mremap_many else do_mremap
+            return call(self.mm, addr, old_len, new_len, flags, new_addr)
 
     def madvise(self, addr: int, length: int, advice: int) -> int:
         """Take advice on a range (madvise(2)); ``advice`` is an MADV_* value."""

@@ -51,6 +51,13 @@ class KernelVersion:
     munlock_merges: bool = False
     """A VMA with an anon_vma of its own, whose flags change, joins a neighbour without one
     (`is_mergeable_anon_vma`); munlock shows it."""
+    mremap_many: bool = False
+    """mremap judges everything before it unmaps anything, and with MREMAP_FIXED moves several mappings at
+    once (`vmviz.kernel.mm.mremap_later`)."""
+    dontunmap_unlocks_whole: bool = False
+    """MREMAP_DONTUNMAP of a part unlocks the whole VMA, which stays one."""
+    dontunmap_joins: bool = False
+    """What MREMAP_DONTUNMAP moves may join the VMA that it leaves behind, beside which it lands."""
 
 
 _SINCE_6_12 = {
@@ -65,13 +72,19 @@ _SINCE_6_12 = {
     "aligns_huge": True,
     "lockonfault_code": True,
 }
+_SINCE_6_18 = {
+    "munlock_merges": True,
+    "mremap_many": True,
+    "dontunmap_unlocks_whole": True,
+    "dontunmap_joins": True,
+}
 
 VERSIONS: dict[str, KernelVersion] = {
     version.name: version
     for version in (
         KernelVersion("6.1"),
         KernelVersion("6.12", **_SINCE_6_12),
-        KernelVersion("6.18", **_SINCE_6_12, munlock_merges=True),
+        KernelVersion("6.18", **_SINCE_6_12, **_SINCE_6_18),
     )
 }
 """The versions that the dial can be set to, ascending."""

@@ -58,6 +58,7 @@ BOOT_KEYS = {
     "vdso": "vdso",
     "cpus": "cpus",
     "comm": "comm",
+    "swap": "swap",
 }
 MAX_CPUS = 64
 BOOT_WORDS = {"kernel": tuple(VERSIONS), "zap_contract": CONTRACTS, "mode": ("x86-64-4l", "x86-64-5l")}

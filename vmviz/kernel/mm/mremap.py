@@ -163,7 +163,7 @@ def _mremap_to(mm: Mm, addr: int, old_len: int, new_addr: int, new_len: int, fla
         raise _error("EINVAL", f"the new address {new_addr:#x} is not page aligned")
     if new_len > mm.task_size or new_addr > mm.task_size - new_len:
         raise _error("EINVAL", "the new range ends above the user address space")
-    if addr + old_len > new_addr and new_addr + new_len > addr:
+    if (addr + old_len) % TOP > new_addr and new_addr + new_len > addr:
         raise _error("EINVAL", "the old and the new range overlap")
     if len(mm.vmas) + 2 >= max_map_count(mm) - 3:
         raise _error("ENOMEM", "max_map_count is too near for a move")
@@ -183,16 +183,21 @@ def _copy_vma(mm: Mm, vma: Vma, old_addr: int, addr: int, size: int, keep: bool)
     """The VMA at the new place (`copy_vma`): joined with neighbours there, else a copy with its own range.
 
     An anonymous VMA without an anon_vma gets the offset of its new address, so that it merges more easily:
-    even with the one it comes from, which must not be when that one stays (``keep``).
+    even with the one it comes from, which must not be when that one stays (``keep``; later kernels let it:
+    `KernelVersion.dontunmap_joins`).
     """
     pgoff = vma.pgoff + ((old_addr - vma.start) >> 12)
     if vma.is_anonymous and not vma.anon_vma:
         pgoff = addr >> 12
     prev, above = mm.vmas.find_prev(addr), pgoff + (size >> 12)
     flags, anon_vma, file = vma.vm_flags, vma.anon_vma, vma.file
-    with_itself = keep and (
-        (vma.end == addr and can_vma_merge_after(mm, vma, flags, anon_vma, file, pgoff))
-        or (vma.start == addr + size and can_vma_merge_before(mm, vma, flags, anon_vma, file, above))
+    with_itself = (
+        keep
+        and not mm.sys.version.dontunmap_joins
+        and (
+            (vma.end == addr and can_vma_merge_after(mm, vma, flags, anon_vma, file, pgoff))
+            or (vma.start == addr + size and can_vma_merge_before(mm, vma, flags, anon_vma, file, above))
+        )
     )
     if not with_itself and vma_merge(mm, prev, addr, addr + size, flags, anon_vma, file, pgoff) is not None:
         return
@@ -257,11 +262,12 @@ def _leave_behind(mm: Mm, old_addr: int, old_len: int, new_addr: int) -> None:
     """What MREMAP_DONTUNMAP does to the old VMA: nothing is there any more, so its offset is that of its
     address again (later kernels: it stays, `KernelVersion.dontunmap_keeps_pgoff`).
 
-    Only the moved part of a locked one is unlocked: it becomes a VMA of its own, and stays one.
+    Only the moved part of a locked one is unlocked: it becomes a VMA of its own, and stays one (later kernels
+    unlock the whole VMA: `KernelVersion.dontunmap_unlocks_whole`).
     """
     vma = mm.vma_at(old_addr)
     assert vma is not None
-    if vma.vm_flags & VM_LOCKED:
+    if vma.vm_flags & VM_LOCKED and not mm.sys.version.dontunmap_unlocks_whole:
         if old_addr > vma.start:
             vma = do_split_vma(mm, vma, old_addr, "mremap")[1]
         if old_addr + old_len < vma.end:

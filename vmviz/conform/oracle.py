@@ -31,6 +31,8 @@ from ..kernel.mm.vma import Vma
 RES_PFN, RES_PAGES = 0x10000, 16384
 MMIO_PFN, MMIO_PAGES = 0x4000000, 1 << 20
 POOL_PAGES, CONTIG_PAGES = 1024, 256
+CONTIG_PFN = 0x6800
+"""Where the traced kernel has them: vm_pgoff of a private writable mapping tells it."""
 PATH = "/dev/vmoracle"
 MODES = ("pfnmap", "pfnhalf", "pfnmmio", "pfnram", "lazy", "lazymmio", "mixed", "lazymixed", "io", "page")
 
@@ -81,11 +83,10 @@ def add_oracle(machine: Machine) -> Oracle:
 
 def _contiguous(system: System) -> int:
     frames = system.frames
-    first = frames.states.buddy.take(CONTIG_PAGES.bit_length() - 1)
     for i in range(CONTIG_PAGES):
         content = frames.contents.number(bytes([i]) * 16)
-        system.journal.write(frames, first + i, (DRIVER, 1, 0, PG_RESERVED, 0, i, content))
-    return first
+        system.journal.write(frames, CONTIG_PFN + i, (DRIVER, 1, 0, PG_RESERVED, 0, i, content))
+    return CONTIG_PFN
 
 
 def _mode(mode: str, name: str, pool: DriverPages, contig: int) -> tuple[Mmap, VmOperations]:

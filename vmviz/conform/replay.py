@@ -88,6 +88,7 @@ class Replayer:
         self.oracle: Oracle = add_oracle(self.machine)
         self.files: dict[str, int] = {}
         self.last = 0
+        self.cleared = False  # referenced bits were cleared: the TLB may know better
         self.refusal: Refusal | None = None  # why the last zap was refused
         self.start = counters_of(self.machine)
         self.machine.seal()
@@ -293,7 +294,9 @@ class Replayer:
         return {"ret": self.machine.process_vm_readv(self._number(addr), self._number(length))}
 
     def _op_clear_refs(self, kind: str) -> dict[str, Any]:
-        return {"ret": self.machine.clear_refs(self._number(kind))}
+        value = self._number(kind)
+        self.cleared = self.cleared or value in (1, 2, 3)
+        return {"ret": self.machine.clear_refs(value)}
 
     # -- the driver side
 

@@ -157,7 +157,9 @@ def replay_trace(path: Path) -> TraceResult:
             for _ in range(skipped):
                 next(todo)
             result.ops -= skipped
-        found = compare_record(player.machine, player.oracle, player.window, player.start, record, got)
+        found = compare_record(
+            player.machine, player.oracle, player.window, player.start, record, got, player.cleared
+        )
         if found:  # what follows follows from this
             result.differences += [attrs.evolve(one, operation=where) for one in found]
             break

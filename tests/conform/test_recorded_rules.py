@@ -7,7 +7,7 @@ import pytest
 from vmviz.conform.compare import leaves_of
 from vmviz.conform.replay import Replayer
 from vmviz.conform.scn import BASE, parse_scn
-from vmviz.kernel.arch.x86 import _PAGE_DIRTY, pte_pfn
+from vmviz.kernel.arch.x86 import _PAGE_DIRTY, _PAGE_PCD, pte_pfn
 from vmviz.kernel.mm.frames import PG_DIRTY
 
 
@@ -52,3 +52,23 @@ def test_the_heap_grows_only_a_vma_that_reaches_above_its_start(
 def test_moving_the_heap_needs_a_capability() -> None:
     _, results = replayed("dropcaps; brkbase B")
     assert results[1] == {"ret": -1, "errno": "EPERM"}
+
+
+@pytest.mark.parametrize(
+    ("ops", "uncached"),
+    [
+        ("mmap B 4p r-- shared,dev:lazymmio 2p; read B 4p", [1, 1, 1, 1]),
+        (
+            "mmap B+8p 2p r-- shared,dev:pfnmmio 3p; mmap B 4p r-- shared,dev:lazymmio 2p; read B 4p",
+            [1, 0, 0, 1],
+        ),
+        (
+            "mmap B+8p 2p r-- shared,dev:pfnmmio 3p; zap B+8p B+8p 1p; mmap B 4p r-- shared,dev:lazymmio 2p; read B 4p",
+            [1, 1, 1, 1],
+        ),
+    ],
+)
+def test_memory_type_of_frames_that_are_reserved_write_back(ops: str, uncached: list[int]) -> None:
+    player, _ = replayed(ops)
+    values = leaves_of(player.machine, BASE, BASE + (4 << 12)).values()
+    assert [int(bool(value & _PAGE_PCD)) for value in values] == uncached

@@ -14,7 +14,15 @@ import attrs
 from ..kernel.drivers.base import Driver, DriverPages, add_driver, in_device
 from ..kernel.errors import KernelError
 from ..kernel.machine import Machine
-from ..kernel.mm.flags import VM_DONTDUMP, VM_DONTEXPAND, VM_IO, VM_MIXEDMAP, VM_PFNMAP, is_cow_mapping
+from ..kernel.mm.flags import (
+    VM_DONTDUMP,
+    VM_DONTEXPAND,
+    VM_IO,
+    VM_MIXEDMAP,
+    VM_PAT,
+    VM_PFNMAP,
+    is_cow_mapping,
+)
 from ..kernel.mm.frames import PG_RESERVED, DeviceRegion
 from ..kernel.mm.memory.fault import FaultContext, insert_pfn_run
 from ..kernel.mm.memory.pfn import (
@@ -126,11 +134,32 @@ def _lazy(name: str, first: int, pages: int, uncached: bool) -> tuple[Mmap, VmOp
         return new
 
     def fault(ctx: FaultContext) -> int:
-        # No memory type is reserved for the hole, so track_pfn_insert() chooses UC- for its entries.
-        prot = pgprot_noncached(ctx.vma.page_prot) if uncached else None
-        return insert_pfn_run(ctx, first + ctx.pgoff, prot)
+        pfn = first + ctx.pgoff
+        if not uncached or not (reserved := _reserved(ctx.mm.sys)):
+            # Where no memory type is reserved, as for the hole, track_pfn_insert() chooses UC-.
+            prot = pgprot_noncached(ctx.vma.page_prot) if uncached else None
+            return insert_pfn_run(ctx, pfn, prot)
+        known = any(low <= pfn < high for low, high in reserved)
+        borders = {edge for pair in reserved for edge in pair if pfn < edge < pfn + ctx.nr_pages}
+        run = attrs.evolve(ctx, nr_pages=min(borders, default=pfn + ctx.nr_pages) - pfn)
+        return insert_pfn_run(run, pfn, None if known else pgprot_noncached(ctx.vma.page_prot))
 
     return mmap, VmOperations(name, fault, per_page=True)
+
+
+def _reserved(system: System) -> list[tuple[int, int]]:
+    """The frames of the hole that are mapped write-back by remap_pfn_range(): their memory type is reserved.
+
+    Simplified: what a VMA reserved goes with its VM_PAT; reservations that a split makes the kernel leak do
+    too.
+    """
+    out = []
+    for mm in system.mms():
+        for vma in mm.vmas:
+            if vma.ops == "vmoracle:pfnmmio" and vma.vm_flags & VM_PAT:
+                low = vma.pgoff + (0 if is_cow_mapping(vma.vm_flags) else MMIO_PFN)
+                out.append((low, low + vma.nr_pages))
+    return out
 
 
 def _mixed(name: str, pool: DriverPages) -> Mmap:

@@ -92,7 +92,9 @@ class Comparison:
                 words = f"{type(error).__name__}: {error}"
                 yield Step(op.line, text, record["who"], DIFFERS, record, {}, None, (), words)
                 continue
-            found = compare_record(player.machine, player.oracle, player.window, player.start, record, got)
+            found = compare_record(
+                player.machine, player.oracle, player.window, player.start, record, got, player.cleared
+            )
             if (record["line"], record["who"]) != (op.line, who or player.who):
                 found.insert(0, Difference("who", record["who"], who or player.who))
             stopped = bool(found)

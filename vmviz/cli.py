@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import click
 
 from . import __version__
@@ -29,10 +27,7 @@ from .console import (
 )
 
 if TYPE_CHECKING:
-    from .kernel.machine import Config
-    from .script.report import Report
-    from .script.strace import Replay
-    from .script.strace_exec import Area
+    pass
 
 
 class _Group(click.Group):
@@ -135,11 +130,15 @@ def run(
     from .script.parser import looks_like_strace
 
     if strace or layout is not None or pid is not None or looks_like_strace(text):
+        from .cli_strace import run_strace
+
         if base is not None:
             die("an strace log begins with a machine of its own; --base has no place there")
         report = Report(echo, name, as_json=json_, check=check, trace=trace)
         replayed = None if kernel is None else config.kernel
-        raise SystemExit(_replay(text, name, config, replayed, report, state=state, layout=layout, pid=pid))
+        raise SystemExit(
+            run_strace(text, name, config, replayed, report, state=state, layout=layout, pid=pid)
+        )
     runner = Runner(machine_on(base, config), config, pinned=pinned(kernel, zap_contract))
     report = Report(echo, name, as_json=json_, check=check, trace=trace)
     wrong: ScriptError | None = None
@@ -158,71 +157,6 @@ def run(
         warn(str(wrong))
         raise SystemExit(EXIT_USAGE)
     raise SystemExit(EXIT_EXPECTATION if failed else 0)
-
-
-def strace_replay(
-    text: str,
-    name: str,
-    config: Config,
-    kernel: str | None,
-    layout: str | None = None,
-    pid: int | None = None,
-) -> Replay:
-    """An strace log ready to run as on the given kernel, else as on this machine's; raises `ScriptError`."""
-    from .script.strace import Replay
-    from .script.strace_exec import ThisHost, parse_layout
-
-    areas: tuple[Area, ...] = ()
-    if layout is not None:
-        try:
-            with open(layout, encoding="utf-8", errors="surrogateescape") as file:
-                areas = parse_layout(file.read())
-        except OSError as error:
-            die(f"{layout}: {error.strerror}")
-        except ValueError as error:
-            die(f"{layout}: {error}")
-    host = ThisHost()
-    config = attrs.evolve(config, kernel=kernel or host.kernel)
-    return Replay(text, name, config, host=host, layout=areas, keep=pid)
-
-
-def _is_strace(path: Path) -> bool:
-    """Whether a file is an strace log, by its beginning; what is no text is none."""
-    from .script.parser import looks_like_strace
-
-    with path.open("rb") as file:
-        head = file.read(4096)
-    return b"\0" not in head and looks_like_strace(head.decode("utf-8", "replace"))
-
-
-def _replay(
-    text: str,
-    name: str,
-    config: Config,
-    kernel: str | None,
-    report: Report,
-    *,
-    state: bool,
-    layout: str | None,
-    pid: int | None,
-) -> int:
-    """Replay an strace log as on the given kernel, else as on this machine's; returns the exit status."""
-    from .script.errors import ScriptError
-
-    try:
-        replay = strace_replay(text, name, config, kernel, layout, pid)
-        for outcome, statement in replay.run():
-            report.add(replay.machine, outcome, statement)
-    except ScriptError as error:
-        warn(str(error))
-        return EXIT_USAGE
-    report.tally(replay.tally)
-    if state:
-        report.state(replay.machine)
-    failed = report.finish()
-    for line in failed:
-        warn(line)
-    return EXIT_EXPECTATION if failed else 0
 
 
 @main.command()
@@ -268,7 +202,9 @@ def open_(ctx: click.Context, target: str, kernel: str | None, zap_contract: str
     """
     config = config_of(kernel, zap_contract)
     path = None if target.isdigit() or target == "self" else find_script(target)
-    if path is not None and path.suffix not in (".vmv", ".json", ".vms") and _is_strace(path):
+    from .cli_strace import is_strace, strace_replay
+
+    if path is not None and path.suffix not in (".vmv", ".json", ".vms") and is_strace(path):
         from .script.errors import ScriptError
         from .session.story import strace_session
 
@@ -344,6 +280,31 @@ def calls() -> None:
 
     for function in FUNCTIONS.values():
         echo(f"{function.signature}\n    {function.about}")
+
+
+@main.command()
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.option("--json", "json_", is_flag=True, help="An array with an object for each workload.")
+@click.option("--list", "list_", is_flag=True, help="List the workloads; nothing is run.")
+@click.option("--scale", default=1, type=click.IntRange(1), help="Divide the sizes, for a quick look.")
+def bench(names: tuple[str, ...], json_: bool, list_: bool, scale: int) -> None:
+    """Measure vmviz beside the real kernel and the usual tools; NAME is a workload's name or row.
+
+    "At least" goals are yardstick / vmviz (times faster), "at most" goals vmviz / yardstick; median of 9
+    interleaved repetitions, with lowest and highest. Exit status: 0 whether or not the goals are met.
+    """
+    from .bench.command import bench as run_bench
+    from .bench.command import listing
+    from .kernel.errors import VmvizError
+
+    if list_:
+        for line in listing():
+            echo(line)
+        return
+    try:
+        run_bench(names, echo, as_json=json_, scale=scale)
+    except VmvizError as error:
+        die(str(error))
 
 
 @main.command()

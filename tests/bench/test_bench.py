@@ -1,0 +1,83 @@
+"""``vmviz bench``: its arithmetic with times that are given, and each workload at a small size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from click.testing import CliRunner
+
+from vmviz.bench.command import WORKLOADS, chosen, line, listing
+from vmviz.bench.harness import Bench, Figure, MissingError, Workload, measure
+from vmviz.cli import main
+from vmviz.kernel.errors import VmvizError
+
+
+def workload(
+    ours: list[float], yard: list[float] | None, *, at_least: bool = True, apart: bool = False
+) -> Workload:
+    """A workload whose samples are given; the first of each is the one that does not count."""
+
+    def sample(values: list[float]) -> Callable[[], float]:
+        times: Iterator[float] = iter(values)
+        return lambda: next(times)
+
+    def prepare(_scale: int) -> Bench:
+        return Bench(sample(ours), sample(yard) if yard else None, why="no such tool", apart=apart)
+
+    return Workload("w", 7, "a thing", "another", 2.0, prepare, at_least)
+
+
+def figures(figure: Figure) -> tuple[object, ...]:
+    return figure.ratio, figure.low, figure.high, figure.met
+
+
+def test_the_ratio_is_the_median_of_the_pairs() -> None:
+    faster = workload([9, 1, 2, 4], [9, 4, 4, 4])
+    assert figures(measure(faster, repetitions=3)) == (2, 1, 4, True)
+    slower = workload([9, 4, 4, 4], [9, 1, 2, 4], at_least=False)
+    assert figures(measure(slower, repetitions=3)) == (2, 1, 4, True)
+    assert measure(workload([9, 4, 4, 4], [9, 4, 4, 4]), repetitions=3).met is False
+
+
+def test_samples_apart_are_judged_by_the_yardsticks_median() -> None:
+    figure = measure(workload([9, 1, 2, 4], [9, 2, 8, 4], apart=True), repetitions=3)
+    assert figures(figure) == (2, 1, 4, True)
+
+
+def test_a_missing_yardstick_is_said_and_judges_nothing() -> None:
+    figure = measure(workload([9, 1, 1, 1], None), repetitions=3)
+    assert figures(figure) == (None, None, None, None)
+    assert (figure.note, figure.seconds) == ("no such tool", 1)
+
+    def refuse(_scale: int) -> Bench:
+        raise MissingError("no Linux here")
+
+    assert measure(Workload("w", 1, "", "", 1, refuse)).note == "no Linux here"
+
+
+@pytest.mark.parametrize("one", WORKLOADS, ids=lambda w: w.name)
+def test_each_workload_runs_at_a_small_size(one: Workload) -> None:
+    figure = measure(one, scale=256, repetitions=2)
+    assert figure.goal == one.goal_text
+    assert (figure.ratio is None) == (figure.met is None)
+    assert figure.ratio is None or 0 < figure.low <= figure.ratio <= figure.high  # type: ignore[operator]
+    assert figure.ratio is not None or figure.note
+    assert one.name in line(one, figure)
+
+
+def test_names_and_rows_choose() -> None:
+    assert [w.name for w in chosen(["zap", "3"])] == ["zap", "zap-undo"]
+    assert len(chosen([])) == len(WORKLOADS) == len({w.name for w in WORKLOADS})
+    with pytest.raises(VmvizError, match="did you mean"):
+        chosen(["zapp"])
+
+
+def test_the_command() -> None:
+    listed = CliRunner().invoke(main, ["bench", "--list"])
+    assert listed.output.splitlines() == listing()
+    result = CliRunner().invoke(main, ["bench", "walks", "--scale", "500", "--json"])
+    (figure,) = json.loads(result.output)
+    assert {"name", "ratio", "low", "high", "goal", "met", "note"} <= figure.keys()
+    assert CliRunner().invoke(main, ["bench", "nothing"]).exit_code == 2

@@ -1,0 +1,69 @@
+"""``vmviz bench``: run the workloads and tell the figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+from ..kernel.errors import VmvizError
+from ..script.values import nearest
+from .harness import REPETITIONS, Figure, Workload, measure
+from .memory import MEMORY
+from .model import MODEL
+from .startup import STARTUP
+
+WORKLOADS: tuple[Workload, ...] = tuple(sorted((*MEMORY, *MODEL, *STARTUP), key=lambda w: w.row))
+"""All workloads, by row."""
+
+
+def chosen(names: Sequence[str]) -> list[Workload]:
+    """The workloads of these names or rows, all without any; raises `VmvizError` with the nearest name."""
+    if not names:
+        return list(WORKLOADS)
+    out: list[Workload] = []
+    for name in names:
+        found = [w for w in WORKLOADS if name in (w.name, str(w.row))]
+        if not found:
+            near = nearest(name, [w.name for w in WORKLOADS])
+            raise VmvizError(f"there is no workload {name!r}" + (f"; did you mean {near}?" if near else ""))
+        out += [w for w in found if w not in out]
+    return out
+
+
+def bench(
+    names: Sequence[str],
+    echo: Callable[[str], None],
+    *,
+    as_json: bool = False,
+    scale: int = 1,
+    repetitions: int = REPETITIONS,
+) -> list[Figure]:
+    """Run the workloads, tell each as it is done (with ``as_json`` all at the end), and return the figures."""
+    figures = []
+    for workload in chosen(names):
+        figure = measure(workload, scale, repetitions)
+        figures.append(figure)
+        if not as_json:
+            echo(line(workload, figure))
+    if as_json:
+        echo(json.dumps([figure.to_json() for figure in figures]))
+    else:
+        judged = [f for f in figures if f.met is not None]
+        met, missing = sum(bool(f.met) for f in judged), len(figures) - len(judged)
+        echo(f"{met} of {len(judged)} goals met, {missing} without a yardstick")
+    return figures
+
+
+def line(workload: Workload, figure: Figure) -> str:
+    """A figure as a line."""
+    head = f"{workload.row:2} {workload.name:14}"
+    if figure.ratio is None:
+        return f"{head} no yardstick: {figure.note or workload.yardstick}; ours {figure.seconds * 1e3:.3g} ms"
+    word = "met" if figure.met else "NOT MET"
+    spread = f"[{figure.low:.3g}..{figure.high:.3g}]"
+    return f"{head} {figure.ratio:8.3g}x {spread:18} {figure.goal:15} {word:8} {workload.about} / {workload.yardstick}"
+
+
+def listing() -> list[str]:
+    """What there is to run: a line for each workload."""
+    return [f"{w.row:2} {w.name:14} {w.goal_text:15} {w.about} / {w.yardstick}" for w in WORKLOADS]

@@ -1,0 +1,141 @@
+"""Measuring one thing beside another: interleaved repetitions, the median of their ratios, its spread.
+
+A workload is prepared once; each repetition runs ours and then the yardstick, so that a noisy moment hits both.
+What is not the thing itself (putting the state back, making a mapping) happens outside the timed part.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from statistics import median
+
+import attrs
+
+from ..kernel.errors import VmvizError
+
+REPETITIONS = 9
+Sample = Callable[[], float]
+"""Runs once and returns seconds."""
+
+
+class MissingError(VmvizError):
+    """A yardstick that this machine does not have; the text says which and why."""
+
+
+@attrs.define
+class Bench:
+    """A prepared workload: ours, the yardstick (None: missing, ``why`` tells), and what to do at the end.
+
+    ``apart``: all repetitions of ours come first, as when the yardstick would disturb them.
+    """
+
+    ours: Sample
+    yard: Sample | None = None
+    why: str = ""
+    note: str = ""
+    apart: bool = False
+    close: Callable[[], None] = lambda: None
+
+
+@attrs.frozen
+class Workload:
+    """A row of the table: what is measured against what.
+
+    ``at_least``: the ratio is yardstick / ours, to be at least ``goal`` ("times faster"); otherwise it is
+    ours / yardstick, to be at most ``goal``.  ``prepare`` takes a divisor of the size, 1 for the real one.
+    """
+
+    name: str
+    row: int
+    about: str
+    yardstick: str
+    goal: float
+    prepare: Callable[[int], Bench]
+    at_least: bool = True
+
+    @property
+    def goal_text(self) -> str:
+        """The goal in words."""
+        return f"at least {self.goal:g}x" if self.at_least else f"at most {self.goal:g}x"
+
+
+@attrs.frozen
+class Figure:
+    """What came out: the median ratio with its lowest and highest, None where there is no yardstick."""
+
+    name: str
+    row: int
+    ratio: float | None
+    low: float | None
+    high: float | None
+    goal: str
+    met: bool | None
+    note: str
+    seconds: float
+
+    def to_json(self) -> dict[str, object]:
+        """The object of ``--json``."""
+        return attrs.asdict(self)
+
+
+def measure(workload: Workload, scale: int = 1, repetitions: int = REPETITIONS) -> Figure:
+    """Run a workload and say how it compares.
+
+    >>> times = iter([2.0, 4.0] * 4)
+    >>> def prepare(scale: int) -> Bench: return Bench(lambda: next(times), lambda: next(times))
+    >>> f = measure(Workload("w", 0, "", "", 1.5, prepare), repetitions=3); f.ratio, f.met
+    (2.0, True)
+    """
+    try:
+        bench = workload.prepare(scale)
+    except MissingError as error:
+        return Figure(
+            workload.name, workload.row, None, None, None, workload.goal_text, None, str(error), 0.0
+        )
+    try:
+        ours, yard = _samples(bench, repetitions)
+    finally:
+        bench.close()
+    seconds = median(ours)
+    if not yard:
+        note = "; ".join(text for text in (bench.why, bench.note) if text)
+        return Figure(workload.name, workload.row, None, None, None, workload.goal_text, None, note, seconds)
+    pairs = list(zip(ours, yard, strict=True))
+    if bench.apart:  # not of one moment: every sample against the median of the others
+        pairs = [(one, median(yard)) for one in ours]
+    ratios = sorted(y / o if workload.at_least else o / y for o, y in pairs)
+    ratio = median(ratios)
+    met = ratio >= workload.goal if workload.at_least else ratio <= workload.goal
+    return Figure(
+        workload.name,
+        workload.row,
+        ratio,
+        ratios[0],
+        ratios[-1],
+        workload.goal_text,
+        met,
+        bench.note,
+        seconds,
+    )
+
+
+def _samples(bench: Bench, repetitions: int) -> tuple[list[float], list[float]]:
+    ours: list[float] = []
+    yard: list[float] = []
+    bench.ours()  # the first run touches memory and fills caches; it counts for nobody
+    if bench.yard is not None and not bench.apart:
+        bench.yard()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(repetitions):
+            ours.append(bench.ours())
+            if bench.yard is not None and not bench.apart:
+                yard.append(bench.yard())
+        if bench.yard is not None and bench.apart:
+            bench.yard()
+            yard = [bench.yard() for _ in range(repetitions)]
+    finally:
+        gc.enable()
+    return ours, yard

@@ -1,0 +1,142 @@
+"""Rows 9, 10, 12 and 15: walking many addresses, memory, the frame map's counts, time travel."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import numpy as np
+
+from ..kernel.machine import Machine
+from ..kernel.mm import flags as F
+from ..kernel.mm.page_alloc import ANON, FREE
+from .harness import Bench, Workload
+from .memory import PAGE, B, anonymous, timed
+
+MANY = 1_000_000
+
+
+def _walks(scale: int) -> Bench:
+    n = MANY // scale
+    size = max(1 << 22, (1 << 30) // scale)
+    m, at = anonymous(size)
+    dice = np.random.default_rng(1)
+    addresses = (at + dice.integers(0, size, n)).astype(np.uint64)
+    arena, pgd = m.arena, m.mm.pgd
+    few = addresses[: max(1, n // 20)].tolist()
+
+    def scalar() -> float:
+        begin = perf_counter()
+        for va in few:
+            arena.entry_at(pgd, va)
+        return (perf_counter() - begin) * n / len(few)
+
+    return Bench(lambda: timed(arena.entries_at, pgd, addresses), scalar, note=f"{n} addresses")
+
+
+def _memory(scale: int) -> Bench:
+    """Not seconds but bytes per mapped PTE, beside the 8 of the entry itself."""
+    size = (1 << 30) // scale
+    m = Machine(ram=size + (64 << 20), vdso=False)
+    at = m.mmap(B, size, "rw", "private")
+    m.madvise(at, size, F.MADV_POPULATE_WRITE)
+    arena = m.arena
+    used = (
+        arena.rows.nbytes
+        + arena.pfn_of.array.nbytes
+        + arena.level_of.array.nbytes
+        + arena.row_of.array.nbytes
+    )
+    return Bench(
+        lambda: used / (size >> 12),
+        lambda: 8.0,
+        note=f"{len(arena.rows)} rows, {arena.tables_in_use()} in use",
+    )
+
+
+def _frame_map(scale: int) -> Bench:
+    """An operation on 4,096 frames and what the map reads of it, beside counting all frames anew."""
+    frames = (1 << 24) // scale
+    m = Machine(ram=frames << 12, vdso=False)
+    states = m.frames.states
+    where = slice(frames // 2, frames // 2 + 4096)
+
+    def ours() -> float:
+        begin = perf_counter()
+        states.put_many(where, ANON)
+        cells = states.pyramid.reshape(-1, 8)[:: max(1, len(states.pyramid) // 10_000)].argmax(axis=1)
+        took = perf_counter() - begin
+        assert len(cells)
+        states.put_many(where, FREE)
+        return took
+
+    blocks = states.array[: frames & -512].reshape(-1, 512)
+
+    def yard() -> float:
+        begin = perf_counter()
+        for state in range(8):
+            (blocks == state).sum(1)
+        return perf_counter() - begin
+
+    return Bench(ours, yard, note=f"{frames} frames")
+
+
+def _journal(records: int) -> tuple[Machine, int]:
+    m = Machine(ram=64 << 20, vdso=False)
+    at = m.mmap(B, 64 * PAGE, "rw", "private")
+    m.seal()
+    _statements(m, at, records)
+    return m, at
+
+
+def _statements(m: Machine, at: int, records: int) -> None:
+    i = 0
+    while len(m.journal.records) < records:
+        m.store(at + (i % 64) * PAGE, 1, i & 0xFF)
+        if i % 64 == 63:
+            m.madvise(at, 64 * PAGE, F.MADV_DONTNEED)
+        i += 1
+
+
+def _seek(scale: int) -> Bench:
+    n = 100_000 // scale
+    m, _ = _journal(n)
+    end = m.journal.end
+
+    def ours() -> float:
+        took = timed(m.journal.seek, (0, 0))
+        m.journal.seek(end)
+        return took
+
+    def yard() -> float:
+        other = Machine(ram=64 << 20, vdso=False)
+        at = other.mmap(B, 64 * PAGE, "rw", "private")
+        return timed(_statements, other, at, n)
+
+    return Bench(ours, yard, note=f"{n} records")
+
+
+def _step(scale: int) -> Bench:
+    """One record forward anywhere, beside a millisecond."""
+    m, _ = _journal(100_000 // scale)
+    dice = np.random.default_rng(1)
+    end = m.journal.end[0]
+
+    def ours() -> float:
+        longest = 0.0
+        for at in dice.integers(0, end - 1, 20).tolist():
+            m.journal.seek((at, 0))
+            longest = max(longest, timed(m.journal.seek, (at + 1, 0)))
+        return longest
+
+    return Bench(ours, lambda: 0.001)
+
+
+MODEL: tuple[Workload, ...] = (
+    Workload("walks", 9, "translating 1,000,000 random addresses", "the scalar walk", 15, _walks),
+    Workload("memory", 10, "bytes per mapped PTE", "8 bytes", 1.1, _memory, at_least=False),
+    Workload(
+        "frame-map", 12, "counts of 2^24 frames after 4,096 changed", "numpy over all frames", 30, _frame_map
+    ),
+    Workload("seek", 15, "end to start of 100,000 records", "running the statements", 20, _seek),
+    Workload("step", 15, "one record, anywhere, the slowest of 20", "1 ms", 1, _step),
+)

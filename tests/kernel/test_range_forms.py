@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given, settings
 
 from vmviz.kernel import KernelError, Machine, SignalRaised
-from vmviz.kernel.mm.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED
+from vmviz.kernel.mm.flags import (
+    MADV_DONTNEED,
+    MADV_POPULATE_WRITE,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MREMAP_FIXED,
+    MREMAP_MAYMOVE,
+)
 from vmviz.kernel.mm.page_alloc import OutOfMemory
 from vmviz.kernel.trace.bulk import Bulk
 from vmviz.kernel.trace.journal import Enter, Leave
@@ -185,3 +194,25 @@ def calls_are_closed(m: Machine, start: int) -> None:
         elif isinstance(record, Leave):
             assert record.func == open_calls.pop()
     assert open_calls == []
+
+
+def test_the_shape_of_large_operations() -> None:
+    """Neighbouring tables are one record: what grows with the tables is only what the tables themselves need."""
+    size = 32 << 21
+    m = Machine(ram=256 << 20, vdso=False)
+    at = m.mmap(0x1000_0000_0000, size, "rw", "private")
+    m.madvise(at, size, MADV_POPULATE_WRITE)
+    start = len(m.journal.records)
+    new = m.mremap(at, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, at + (1 << 32) + (1 << 21))
+    moves = [r for r in m.journal.records[start:] if isinstance(r, Bulk)]
+    assert [(r.func, r.n, r.stride) for r in moves] == [("move_normal_pmd", 32, 1 << 21)]
+    assert len(m.journal.records) - start < 60
+    start = len(m.journal.records)
+    m.fork()
+    copies = [r for r in m.journal.records[start:] if isinstance(r, Bulk) and r.func == "copy_present_pte"]
+    assert [(r.n, len(r.cuts)) for r in copies] == [(32 * 512, 32)]
+    start = len(m.journal.records)
+    m.madvise(new, size, MADV_DONTNEED)
+    zaps = [r for r in m.journal.records[start:] if isinstance(r, Bulk) and r.func == "zap_pte_range"]
+    assert [r.n for r in zaps] == [32 * 512]
+    assert verify(m) == []

@@ -265,6 +265,7 @@ class TestBoot:
         ('zap_contract="void"', "zap_contract", "void"),
         ("vdso=0", "vdso", False),
         ("cpus=4", "cpus", 4),
+        ("swap=16M", "swap", 16 << 20),
         ('comm="a name longer than fits"', "comm", "a name longer t"),
     ]
 

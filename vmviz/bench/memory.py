@@ -197,13 +197,13 @@ def _fork(scale: int) -> Bench:
 def _mremap(scale: int) -> Bench:
     size = GIB // scale
     m, at = anonymous(size)
-    there = at + 4 * GIB
+    there = at + 4 * GIB + 2 * MIB  # not aligned like the old place but for whole PMDs
     ours = journaled(m, m.mremap, at, size, size, F.MREMAP_MAYMOVE | F.MREMAP_FIXED, there)
     try:
         kernel = Kernel()
-        room = kernel.mmap(4 * size + GIB)
+        room = kernel.mmap(4 * size + 2 * GIB)
         one = (room + GIB - 1) & -GIB if size == GIB else (room + 2 * MIB - 1) & -2 * MIB
-        two = one + 2 * size
+        two = one + 2 * size + 2 * MIB
         kernel.madvise(one, size, MADV_POPULATE_WRITE)
     except MissingError as error:
         return Bench(ours, why=str(error))
@@ -213,7 +213,7 @@ def _mremap(scale: int) -> Bench:
         kernel.mremap(two, size, one)
         return took
 
-    return Bench(ours, yard, close=lambda: void(kernel.munmap(room, 4 * size + GIB)))
+    return Bench(ours, yard, close=lambda: void(kernel.munmap(room, 4 * size + 2 * GIB)))
 
 
 def _faults(journal: bool, scale: int) -> Bench:

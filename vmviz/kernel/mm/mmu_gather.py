@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..arch.tlb import TlbFlush
 from ..trace.bulk import Bulk, Lane, SetLane
+from ..trace.store import index_of, rising
 from .frames import HPAGE_PMD_NR, PG_COMPOUND, PG_SWAPCACHE
 from .page_alloc import FREE
 from .swapfile import free_swap_cache
@@ -84,7 +85,7 @@ class MmuGather:
         cached = pfns[(frames.flags.array[pfns] & PG_SWAPCACHE) != 0]
         for pfn in cached.tolist():
             free_swap_cache(self.mm.sys, pfn)
-        if len(pfns) < 16 or len(np.unique(pfns)) != len(pfns):
+        if len(pfns) < 16 or not (rising(pfns) or len(np.unique(pfns)) == len(pfns)):
             for pfn in pfns.tolist():
                 self.freed_pages += frames.put_page(pfn)
             return
@@ -117,8 +118,9 @@ def free_lanes(frames: Any, pfns: NDArray[np.int64]) -> tuple[Lane, ...]:
     columns = [frames.refcount, frames.flags, frames.mapping, frames.index, frames.content]
     if frames.mlock_count.array[pfns].any():
         columns.append(frames.mlock_count)
-    lanes: list[Lane] = [SetLane(c, pfns, c.array[pfns], 0) for c in columns]
-    lanes.append(SetLane(frames.states, pfns, frames.states.array[pfns], FREE))
+    at = index_of(pfns)
+    lanes: list[Lane] = [SetLane(c, at, c.array[at].copy(), 0) for c in columns]
+    lanes.append(SetLane(frames.states, at, frames.states.array[at].copy(), FREE))
     return tuple(lanes)
 
 

@@ -53,6 +53,11 @@ def move_page_tables(mm: Mm, vma: Vma, old_addr: int, new_addr: int, length: int
                 at += extent
                 continue
             to = arena.ensure_level(mm.pgd, at + delta, mm.counters, pmd)
+            room = min(end - at, _room(mm, pmd, at, at + delta))
+            moved = _move_tables(mm, slots[pmd], to, (at, at + delta), room, pmd)
+            if moved:
+                at += moved
+                continue
             if arena.flat[slots[pmd]] & _PAGE_PSE:
                 whole = extent == HPAGE_PMD_SIZE
                 if whole and move_huge_pmd(mm, slots[pmd], to, at):
@@ -83,6 +88,35 @@ def _extent(mm: Mm, level: int, old: int, end: int, new: int) -> int:
     """How far one step may go: to the next border of an entry of ``level`` at either place (`get_extent`)."""
     span = 1 << mm.sys.mode.levels[level].shift
     return min(span - old % span, end - old, span - new % span)
+
+
+def _room(mm: Mm, level: int, old: int, new: int) -> int:
+    """How many bytes lie before the end of the table of ``level`` at either place."""
+    span = mm.sys.mode.levels[level].entries << mm.sys.mode.levels[level].shift
+    return min(span - old % span, span - new % span)
+
+
+def _move_tables(mm: Mm, slot: int, to: int, at: tuple[int, int], room: int, level: int) -> int:
+    """Hang several neighbouring tables to another place as one record (`move_normal_pmd`, one call each).
+
+    ``at`` are the old and the new address.  Returns how many bytes that were: 0 for fewer than two tables, or
+    where a place does not begin with a table.
+    """
+    arena, span, address = mm.sys.arena, 1 << mm.sys.mode.levels[level].shift, at[0]
+    if address % span or at[1] % span or room < 2 * span:
+        return 0
+    n = room // span
+    old, new = arena.entries[slot : slot + n], arena.entries[to : to + n]
+    fit = (old != 0) & (old & np.uint64(_PAGE_PSE) == 0) & (new == 0)
+    n = n if fit.all() else int(fit.argmin())
+    if n < 2:
+        return 0
+    entries = old[:n].copy()
+    lanes = (SetLane(arena, slice(slot, slot + n), entries, 0), SetLane(arena, slice(to, to + n), 0, entries))
+    name = f"move_normal_{mm.sys.mode.levels[level].name}"
+    mm.sys.journal.bulk(Bulk(name, n, lanes, address=address, stride=span))
+    flush_tlb(mm, TlbFlush.of(address, address + n * span))
+    return n * span
 
 
 def _move_table(mm: Mm, slot: int, to: int, address: int, level: int) -> bool:

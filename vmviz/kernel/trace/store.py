@@ -20,6 +20,27 @@ Index = slice | NDArray[np.int64]
 """Where a lane lies in a column: a slice for neighbours, else an array of indices."""
 
 
+def rising(cells: NDArray[np.int64]) -> bool:
+    """Whether cells come in ascending order, none twice: the common case, which needs no sorting to tell.
+
+    >>> rising(np.array([2, 3, 9])), rising(np.array([2, 2])), rising(np.array([3, 2]))
+    (True, False, False)
+    """
+    return bool((cells[1:] > cells[:-1]).all())
+
+
+def index_of(cells: NDArray[np.int64]) -> Index:
+    """Cells as a slice where they are neighbours in line, which numpy serves several times faster.
+
+    >>> index_of(np.array([4, 5, 6])), index_of(np.array([4, 6, 5])).tolist()
+    (slice(4, 7, None), [4, 6, 5])
+    """
+    n = len(cells)
+    if n > 1 and int(cells[-1]) - int(cells[0]) == n - 1 and rising(cells):
+        return slice(int(cells[0]), int(cells[0]) + n)
+    return cells
+
+
 class Store(Protocol):
     """What the journal needs of a store."""
 
@@ -72,7 +93,7 @@ class Column:
 
     def add_many(self, index: Index, delta: Any) -> None:
         """Add to many cells; an index may come up more than once."""
-        if isinstance(index, slice):
+        if isinstance(index, slice) or (len(index) > 32 and rising(index)):
             self.array[index] += delta
         else:
             np.add.at(self.array, index, delta)

@@ -7,6 +7,7 @@ move together.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from ...arch.x86 import (
 )
 from ...errors import KernelError
 from ...trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
+from ...trace.store import Index, index_of
 from ..flags import VM_HUGETLB, VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SHARED, is_cow_mapping
 from ..frames import PG_EXCLUSIVE
 from ..huge_memory import copy_huge_pmd
@@ -82,8 +84,8 @@ def copy_page_range(parent: Mm, child: Mm, vma: Vma) -> None:
             return
         for slot, haddr in parent.sys.arena.huge_leaves(parent.pgd, vma.start, vma.end):
             copy_huge_pmd(parent, child, slot, haddr)
-        for slot, n, va in parent.sys.arena.segments(parent.pgd, vma.start, vma.end):
-            copy_pte_range(parent, child, vma, slot, n, va)
+        for slot, n, va, cuts in parent.sys.arena.runs(parent.pgd, vma.start, vma.end):
+            _copy_run_of_tables(parent, child, vma, slot, n, va, cuts)
     finally:
         j.leave("copy_page_range")
 
@@ -105,8 +107,23 @@ def _copy_tables(parent: Mm, child: Mm, row: int, level: int, base: int, start: 
         _copy_tables(parent, child, arena.child_row(slot), level + 1, base + (i << shift), low, high)
 
 
-def copy_pte_range(parent: Mm, child: Mm, vma: Vma, slot: int, n: int, address: int) -> None:
-    """Copy ``n`` entries of one page table from ``slot`` on (mm/memory.c), by what is behind them."""
+def _copy_run_of_tables(
+    parent: Mm, child: Mm, vma: Vma, slot: int, n: int, address: int, cuts: tuple[int, ...]
+) -> None:
+    """Copy tables that lie side by side in the arena, at once where the child's do so too."""
+    arena = parent.sys.arena
+    target = arena.lookup(child.pgd, address)
+    if len(cuts) == 1 or all(arena.lookup(child.pgd, address + (c << 12)) == target + c for c in cuts[1:]):
+        copy_pte_range(parent, child, vma, slot, n, address, cuts)
+        return
+    for first, end in pairwise((*cuts, n)):
+        copy_pte_range(parent, child, vma, slot + first, end - first, address + (first << 12))
+
+
+def copy_pte_range(
+    parent: Mm, child: Mm, vma: Vma, slot: int, n: int, address: int, cuts: tuple[int, ...] = (0,)
+) -> None:
+    """Copy ``n`` entries from ``slot`` on (mm/memory.c), by what is behind them; ``cuts`` begin page tables."""
     arena = parent.sys.arena
     entries = arena.entries[slot : slot + n]
     where = np.flatnonzero(entries)
@@ -119,22 +136,26 @@ def copy_pte_range(parent: Mm, child: Mm, vma: Vma, slot: int, n: int, address: 
     for stop in [*(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(where)]:
         part, old, kind = where[first:stop], values[first:stop], int(kinds[first])
         first = stop
+        slots = index_of(slot + part), index_of(target + part)
         if kind == OTHER_ENTRY:
-            lanes = _nonpresent_lanes(parent, child, slot + part, target + part, old)
+            lanes = _nonpresent_lanes(parent, child, *slots, old)
             func = "copy_nonpresent_pte"
         else:
-            lanes = _present_lanes(parent, child, vma, (slot + part, target + part), old, kind)
+            lanes = _present_lanes(parent, child, vma, slots, old, kind)
             func = "copy_present_pte"
-        addresses = (part.astype(np.uint64) << np.uint64(12)) + np.uint64(address)
+        dense = isinstance(slots[0], slice)
+        addresses = None if dense else (part.astype(np.uint64) << np.uint64(12)) + np.uint64(address)
         at = address + (int(part[0]) << 12)
-        parent.sys.journal.bulk(Bulk(func, len(part), tuple(lanes), address=at, addresses=addresses))
+        here = sorted({c for c in np.searchsorted(part, cuts).tolist() if 0 < c < len(part)})
+        record = Bulk(func, len(part), tuple(lanes), address=at, addresses=addresses, cuts=(0, *here))
+        parent.sys.journal.bulk(record)
 
 
 def _present_lanes(
     parent: Mm,
     child: Mm,
     vma: Vma,
-    slots: tuple[NDArray[np.int64], NDArray[np.int64]],
+    slots: tuple[Index, Index],
     old: NDArray[np.uint64],
     kind: int,
 ) -> list[Lane]:
@@ -154,7 +175,9 @@ def _present_lanes(
     pfns = pfns_of(old)
     if kind == RAW:
         return [*lanes, *device_lanes(frames, pfns, 1)]
-    lanes += [AddLane(frames.refcount, frames.heads(pfns), 1), AddLane(frames.mapcount, pfns, 1)]
+    at = index_of(pfns)
+    heads = at if isinstance(at, slice) and not frames.compound_mapcount.data else frames.heads(pfns)
+    lanes += [AddLane(frames.refcount, heads, 1), AddLane(frames.mapcount, at, 1)]
     lanes.append(CountLane(child.counters, RSS_OF_KIND[kind], 1))
     if kind == ANON_PAGE:  # page_try_dup_anon_rmap: nobody owns the page alone any more
         flags = frames.flags.array[pfns]

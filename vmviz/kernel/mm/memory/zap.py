@@ -22,6 +22,7 @@ from ...arch.x86 import (
 )
 from ...errors import CheckResult, Refusal
 from ...trace.bulk import AddLane, Bulk, CountLane, Lane, Ramp, SetLane
+from ...trace.store import index_of
 from ..flags import VM_HUGETLB, VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SEQ_READ
 from ..frames import PG_DIRTY
 from ..huge_memory import split_partial, zap_huge_pmd
@@ -307,7 +308,7 @@ def _zap_run(
     if kind == RAW:
         lanes += device_lanes(frames, pfns, -1)
     elif kind in RSS_OF_KIND:
-        lanes.append(AddLane(frames.mapcount, pfns, -1))
+        lanes.append(AddLane(frames.mapcount, index_of(pfns), -1))
         lanes.append(CountLane(mm.counters, RSS_OF_KIND[kind], -1))
         gather.pages.append(pfns)
         if kind != ANON_PAGE:  # what the entry knew of the page's use, the page must know now

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from ..kernel.errors import VmvizError
 from ..script.values import nearest
 from .harness import REPETITIONS, Figure, Workload, measure
+from .live import LIVE
 from .memory import MEMORY
 from .model import MODEL
 from .startup import STARTUP
 
-WORKLOADS: tuple[Workload, ...] = tuple(sorted((*MEMORY, *MODEL, *STARTUP), key=lambda w: w.row))
+WORKLOADS: tuple[Workload, ...] = tuple(sorted((*MEMORY, *MODEL, *LIVE, *STARTUP), key=lambda w: w.row))
 """All workloads, by row."""
 
 

@@ -138,7 +138,7 @@ class TableArena:
 
     def _grow(self) -> None:
         old = self.rows
-        self.rows = np.zeros((len(old) * 2, self.width), np.uint64)
+        self.rows = np.zeros((len(old) + max(64, len(old) >> 2), self.width), np.uint64)
         self.rows[: len(old)] = old
         self.entries = self.rows.reshape(-1)
         self.flat = self.rows.data.cast("B").cast("Q")

@@ -230,3 +230,12 @@ def test_dontunmap_beside_itself(kernel: str, later: bool) -> None:
     m.mremap(B, P, P, MOVE | F.MREMAP_DONTUNMAP, B + P)
     assert spans(m) == ([(0, 2)] if later else [(0, 1), (1, 2)])
     assert not verify(m)
+
+
+@pytest.mark.parametrize(("kernel", "later"), ONLY_6_18)
+def test_dontunmap_and_what_counts_as_locked(kernel: str, later: bool) -> None:
+    m = machine(kernel)
+    m.mmap(B, 4 * P, "rw", ANON)
+    m.mlock(B, 4 * P)
+    m.mremap(B, P, P, MOVE | F.MREMAP_DONTUNMAP, B + 16 * P)
+    assert m.mm.counters.data["locked_vm"] == 4 + later

@@ -2,7 +2,7 @@
 
 Compared are the result with its errno or signal, the bytes that were read, the window's lines of
 /proc/PID/maps (as smaps repeats them), VmFlags and amounts of smaps, and of each page what pagemap says:
-present, swapped, file or shared, exclusive; with CAP_SYS_ADMIN also which pages have the same frame.
+present, swapped, file or shared, exclusive; VmLck; with CAP_SYS_ADMIN also which pages have the same frame.
 Operations come in runs of `RUN`; each begins with a fresh child and a fresh machine, so that a difference can
 be made small.
 
@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 from ..kernel.errors import VmvizError
-from ..kernel.fs.proc import pagemap_entry
+from ..kernel.fs.proc import kpagecount, kpageflags, pagemap_entry
 from ..kernel.fs.task_mmu import smap_fields, vmflags_text
 from ..kernel.mm.flags import MADV_MERGEABLE, MADV_PAGEOUT, MADV_UNMERGEABLE
 from ..kernel.mm.vma import vma_name
@@ -37,6 +37,8 @@ _KB = ("Size", "Rss", "Pss", "Shared_Clean", "Shared_Dirty", "Private_Clean", "P
 """The lines of smaps that are compared."""
 _PRESENT, _SWAP, _FILE, _EXCLUSIVE, _SOFT = (1 << bit for bit in (63, 62, 61, 56, 55))
 _PFN = (1 << 55) - 1
+_KPF = ((1 << 27) - 1) & ~(1 << 2 | 1 << 6)
+"""The low bits of kpageflags, without REFERENCED and ACTIVE, which depend on what else ran."""
 _BITS = {
     _PRESENT: "present",
     _SWAP: "swapped",
@@ -132,6 +134,7 @@ class _Pair:
     def __init__(self, host: Host, child: Child, machine: Simulated) -> None:
         self.host, self.child, self.simulated = host, child, machine
         self.soft_dirty = child.first["soft_dirty"]
+        self.alone = True  # whether only the window's memory is locked
 
     def step(self, op: Operation) -> LiveDifference | None:
         """Do one operation on both sides; the first difference."""
@@ -146,7 +149,12 @@ class _Pair:
                 return LiveDifference(name, want.get(name), have.get(name))
         state = theirs["state"]
         difference = _compare_vmas(state["vmas"], self._vmas())
-        return difference or self._compare_pages(bytes.fromhex(state["pagemap"]))
+        difference = difference or self._compare_pages(state)
+        self.alone = self.alone and op.name != "mlockall"
+        locked = self.simulated.machine.mm.counters.data["locked_vm"] << 2
+        if difference is None and self.alone and state["VmLck"] != locked:
+            return LiveDifference("VmLck", state["VmLck"], locked)
+        return difference
 
     def _vmas(self) -> list[dict[str, Any]]:
         mm = self.simulated.machine.mm
@@ -167,7 +175,8 @@ class _Pair:
             )
         return out
 
-    def _compare_pages(self, words: bytes) -> LiveDifference | None:
+    def _compare_pages(self, state: dict[str, Any]) -> LiveDifference | None:
+        words = bytes.fromhex(state["pagemap"])
         mask = _PRESENT | _SWAP | _FILE | _EXCLUSIVE | (_SOFT if self.soft_dirty else 0)
         mm = self.simulated.machine.mm
         frames: tuple[list[int], list[int]] = ([], [])
@@ -178,6 +187,12 @@ class _Pair:
                 return LiveDifference(f"pagemap of {address:#x}", _page(theirs & mask), _page(ours & mask))
             for side, word in zip(frames, (theirs, ours), strict=True):
                 side.append(word & _PFN if word & _PRESENT else 0)
+        for (count, flags), pfn in zip(state["frames"], filter(None, frames[1]), strict=False):
+            ours_count, ours_flags = kpagecount(mm.sys, pfn), kpageflags(mm.sys, pfn)
+            if count != ours_count:
+                return LiveDifference("kpagecount", count, ours_count)
+            if (flags ^ ours_flags) & _KPF:
+                return LiveDifference("kpageflags", hex(flags & _KPF), hex(ours_flags & _KPF))
         if self.host.privileged and _classes(frames[0]) != _classes(frames[1]):
             return LiveDifference("pages with the same frame", *map(_sharing, frames))
         return None

@@ -15,6 +15,7 @@ import errno
 import json
 import mmap
 import os
+import resource
 import struct
 import sys
 from typing import Any
@@ -23,7 +24,7 @@ NR = {
     "mmap": 9, "mprotect": 10, "munmap": 11, "rt_sigaction": 13, "pwrite64": 18, "mremap": 25, "msync": 26,
     "mincore": 27, "madvise": 28, "ftruncate": 77, "mlock": 149, "munlock": 150, "mlockall": 151,
     "munlockall": 152, "prctl": 157, "remap_file_pages": 216, "fallocate": 285, "memfd_create": 319,
-    "mlock2": 325,
+    "mlock2": 325, "read": 0, "write": 1, "process_vm_readv": 310,
 }  # fmt: skip
 """System call numbers of x86-64."""
 ON_FILE = ("ftruncate", "fallocate", "pwrite64")
@@ -109,6 +110,11 @@ class Actor:
             self.files += [fd, os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)]
         self.vector = (ctypes.c_ubyte * (((high - low) >> 12) + 16))()
         self.depth = 0
+        try:
+            self.kpage = [os.open(f"/proc/{name}", os.O_RDONLY) for name in ("kpagecount", "kpageflags")]
+        except OSError:
+            self.kpage = []
+        self.pipe, self.zero = os.pipe(), os.open("/dev/zero", os.O_RDONLY)
         self.scratch = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.drain_at = ctypes.addressof(ctypes.c_char.from_buffer(self.scratch))
 
@@ -124,6 +130,13 @@ class Actor:
             ret, code = call(NR[name], args[0], args[1], ctypes.addressof(self.vector))
             pages = (args[1] + 4095) >> 12
             return {"ret": ret, "errno": code, "data": bytes(self.vector[:pages]).hex() if not code else ""}
+        if name in ("copy_from_user", "clear_user", "get_user_pages"):
+            return self._kernel_access(name, args[0], args[1])
+        if name == "rlimit":
+            resource.setrlimit(
+                resource.RLIMIT_MEMLOCK, (args[0], resource.getrlimit(resource.RLIMIT_MEMLOCK)[1])
+            )
+            return {"ret": 0, "errno": ""}
         if name in ON_FILE:
             args = [self.files[args[0]], *args[1:]]
         if name == "pwrite64":
@@ -136,6 +149,22 @@ class Actor:
             ret &= (1 << 64) - 1
             if not self.low <= ret < self.high:  # the kernel's own choice, elsewhere: not to be looked at
                 call(NR["munmap"], ret, args[length])
+        return {"ret": ret, "errno": code}
+
+    def _kernel_access(self, name: str, at: int, length: int) -> dict[str, Any]:
+        """Memory is read by write(2) to a pipe, written by read(2) of /dev/zero, or taken by process_vm_readv."""
+        if name == "clear_user":
+            ret, code = call(NR["read"], self.zero, at, length)
+        elif name == "copy_from_user":
+            ret, code = call(NR["write"], self.pipe[1], at, length)
+            if ret > 0:
+                os.read(self.pipe[0], ret)
+        else:
+            buffer = ctypes.create_string_buffer(length)
+            ranges = struct.pack("<QQQQ", ctypes.addressof(buffer), length, at, length)
+            where = ctypes.create_string_buffer(ranges)
+            local = ctypes.addressof(where)
+            ret, code = call(NR["process_vm_readv"], os.getpid(), local, 1, local + 16, 1, 0)
         return {"ret": ret, "errno": code}
 
     def _fork(self) -> dict[str, Any]:
@@ -173,7 +202,19 @@ class Actor:
         fd = os.open("/proc/self/pagemap", os.O_RDONLY)
         words = os.pread(fd, ((self.high - self.low) >> 12) * 8, (self.low >> 12) * 8)
         os.close(fd)
-        return {"vmas": vmas, "pagemap": words.hex()}
+        with open("/proc/self/status", encoding="utf-8", errors="surrogateescape") as file:
+            locked = next(int(line.split()[1]) for line in file if line.startswith("VmLck:"))
+        return {"vmas": vmas, "pagemap": words.hex(), "VmLck": locked, "frames": self._frames(words)}
+
+    def _frames(self, words: bytes) -> list[tuple[int, int]]:
+        """What /proc/kpagecount and /proc/kpageflags say of the present pages, where frames can be seen."""
+        out: list[tuple[int, int]] = []
+        for (word,) in struct.iter_unpack("<Q", words):
+            pfn = word & (1 << 55) - 1
+            if word >> 63 and pfn and self.kpage:
+                pair = [os.pread(fd, 8, pfn * 8) for fd in self.kpage]
+                out.append((int.from_bytes(pair[0], "little"), int.from_bytes(pair[1], "little")))
+        return out
 
 
 def soft_dirty() -> bool:

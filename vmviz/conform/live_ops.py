@@ -81,6 +81,12 @@ class Simulated:
             return {"ret": 0, "errno": "", "data": m.mincore(*args).hex()}
         if op.name == "pwrite64":
             ret = m.pwrite(self.fds[args[0]], bytes([args[1]]) * args[2], args[3])
+        elif op.name in ("copy_from_user", "clear_user"):
+            ret = getattr(m, op.name)(*args)
+        elif op.name == "get_user_pages":
+            ret = m.process_vm_readv(*args)
+        elif op.name == "rlimit":
+            ret = m.rlimit("memlock", *args)
         elif op.name == "fallocate":
             ret = m.punch_hole(self.fds[args[0]], args[2], args[3])
         elif op.name == "ftruncate":
@@ -129,6 +135,9 @@ _KINDS: dict[str, str] = {
     "remap_file_pages": "apnnn",
     "ftruncate": "fp",
     "fallocate": "fnpp",
+    "copy_from_user": "ap",
+    "clear_user": "ap",
+    "get_user_pages": "ap",
 }
 
 
@@ -180,6 +189,8 @@ def statement(op: Operation) -> str:
         length = ((op.args[1] - 1) << 12) + 1
         stored = [hex(op.args[2])] if op.name == "store" else []
         return f"{op.name}({', '.join([hex(op.args[0]), hex(length), *stored])})"
+    if op.name == "rlimit":
+        return f'rlimit("memlock", {_size(op.args[0])})'
     if op.name == "pwrite64":
         fd, byte, count, offset = op.args
         text = f"\\x{byte:02x}" * count

@@ -35,6 +35,7 @@ _WEIGHTS = {
     "mmap": 17, "munmap": 6, "mprotect": 12, "mremap": 12, "madvise": 15, "mlock": 3, "munlock": 3, "mlock2": 2,
     "load": 12, "store": 18, "fork": 2, "exit": 4, "msync": 1, "mincore": 2, "ftruncate": 0.7, "pwrite64": 0.7,
     "fallocate": 0.7, "mlockall": 0.3, "munlockall": 0.6, "remap_file_pages": 0.5,
+    "copy_from_user": 2, "clear_user": 2, "get_user_pages": 2, "rlimit": 0.5,
 }  # fmt: skip
 
 
@@ -57,7 +58,9 @@ class Chooser:
             name = self.rng.choices(names, weights)[0]
             if (name == "fork" and depth >= MAX_DEPTH) or (name == "exit" and not depth):
                 continue
-            if name in ("mlockall", "munlockall") and not self.lock_all:
+            if (name in ("mlockall", "munlockall") and not self.lock_all) or (
+                name == "rlimit" and self.lock_all
+            ):
                 continue
             args = getattr(self, f"_{name}")(machine) if hasattr(self, f"_{name}") else self._range(machine)
             return Operation(name, tuple(args))
@@ -160,6 +163,15 @@ class Chooser:
     def _mincore(self, machine: Machine) -> tuple[int, ...]:
         start, length = self._range(machine, spoil=False)
         return start, length
+
+    def _copied(self, machine: Machine) -> tuple[int, ...]:
+        start, length = self._range(machine, spoil=False)
+        return start, min(length, 8 * P)
+
+    _copy_from_user = _clear_user = _get_user_pages = _copied
+
+    def _rlimit(self, _: Machine) -> tuple[int, ...]:
+        return (self.rng.choice((0, 1, 8, 20, 40, 2048)) * P,)
 
     def _load(self, machine: Machine) -> tuple[int, ...]:
         start, length = self._range(machine, spoil=False)

@@ -13,6 +13,7 @@ from .arguments import number, protection
 from .drivers import open_backing
 from .errors import KernelError, VmvizError
 from .mm import mremap_later
+from .mm.filemap import get_inode, put_inode
 from .mm.flags import (
     MAP_FIXED,
     MAP_LOCKED,
@@ -130,7 +131,11 @@ class VmaCalls:
         flags = (flags & MAP_NONBLOCK) | MAP_SHARED | MAP_FIXED | MAP_POPULATE
         flags |= MAP_LOCKED if vma.vm_flags & VM_LOCKED else 0
         backing = open_backing(self.sys, self.sys.files.get(vma.file))
-        do_mmap(self.mm, start, size, vma.vm_flags & VM_ACCESS_FLAGS, flags, backing, pgoff << 12)
+        get_inode(self.sys, vma.file)  # the file stays, though its last mapping may go
+        try:
+            do_mmap(self.mm, start, size, vma.vm_flags & VM_ACCESS_FLAGS, flags, backing, pgoff << 12)
+        finally:
+            put_inode(self.sys, vma.file)
         if not flags & MAP_NONBLOCK or flags & MAP_LOCKED:
             mm_populate(self.mm, start, size)
         return 0

@@ -58,6 +58,8 @@ class KernelVersion:
     """MREMAP_DONTUNMAP of a part unlocks the whole VMA, which stays one."""
     dontunmap_joins: bool = False
     """What MREMAP_DONTUNMAP moves may join the VMA that it leaves behind, beside which it lands."""
+    dontunmap_counts_twice: bool = False
+    """MREMAP_DONTUNMAP of locked memory counts it as locked at both places (VmLck)."""
 
 
 _SINCE_6_12 = {
@@ -77,6 +79,7 @@ _SINCE_6_18 = {
     "mremap_many": True,
     "dontunmap_unlocks_whole": True,
     "dontunmap_joins": True,
+    "dontunmap_counts_twice": True,
 }
 
 VERSIONS: dict[str, KernelVersion] = {

@@ -77,7 +77,7 @@ _PG_OF_KPF = {
     KPF_ACTIVE: PG_ACTIVE,
     KPF_SWAPBACKED: PG_SWAPBACKED,
 }
-_ZERO_FLAGS = PG_ZERO | PG_RESERVED | PG_UPTODATE
+_ZERO_FLAGS = PG_ZERO | PG_RESERVED
 _SWAP_FILES = 23
 """Swap types from here on are migration, device, poison and marker entries (with all of them configured)."""
 

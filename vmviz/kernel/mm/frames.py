@@ -139,7 +139,7 @@ class Frames:
     def _set_reserved(self) -> None:
         if self.states.flat[0] == FREE:
             self.put(0, (RESERVED, 1, 0, PG_RESERVED, 0, 0, 0))
-            self.put(ZERO_PFN, (ZERO, 1, 0, PG_ZERO | PG_RESERVED | PG_UPTODATE, 0, 0, 0))
+            self.put(ZERO_PFN, (ZERO, 1, 0, PG_ZERO | PG_RESERVED, 0, 0, 0))
 
     @property
     def zones(self) -> tuple[Zone, ...]:

@@ -242,6 +242,8 @@ def _move_vma(mm: Mm, vma: Vma, old_addr: int, old_len: int, new_len: int, new_a
     _change_flags(mm, old_addr, VM_PAT if flags_before & VM_PFNMAP else 0)  # untrack_pfn_moved
     if keep:
         _leave_behind(mm, old_addr, old_len, new_addr)
+        if flags_before & VM_LOCKED and mm.sys.version.dontunmap_counts_twice:
+            j.add(mm.counters, "locked_vm", new_len >> 12)
         j.leave("move_vma", new_addr)
         return new_addr
     if old_len:

@@ -205,6 +205,17 @@ def test_shared_pages_live_as_long_as_the_file() -> None:
     assert verify(m) == []
 
 
+def test_moving_a_part_forgets_what_the_rest_has_reserved() -> None:
+    """Recorded on 6.1: after it all is unmapped, 8 pages cannot be had any more, 7 can."""
+    m = machine()
+    m.mmap(B, 2 * HUGE, 3, PRIVATE | FIXED)
+    m.mremap(B, HUGE, HUGE, F.MREMAP_MAYMOVE | F.MREMAP_FIXED, B + 32 * HUGE)
+    m.munmap(B, 64 * HUGE)
+    assert pool(m) == (8, 1)
+    assert errno(m.mmap, B, 8 * HUGE, 3, PRIVATE | FIXED) == "ENOMEM"
+    assert m.mmap(B, 7 * HUGE, 3, PRIVATE | FIXED) == B
+
+
 class PoolStates(RuleBasedStateMachine):
     """Random operations on a small pool: whatever happens, no page and no reservation is lost."""
 
@@ -249,6 +260,9 @@ class PoolStates(RuleBasedStateMachine):
 
     @rule(at=where, to=where)
     def mremap(self, at: int, to: int) -> None:
+        vma = self.m.mm.vma_at(at)
+        if vma is not None and vma.size > HUGE:
+            return  # of a part: Linux forgets what the rest has reserved (clear_vma_resv_huge_pages)
         self._try(self.m.mremap, at, HUGE, HUGE, F.MREMAP_MAYMOVE | F.MREMAP_FIXED, to)
 
     @rule()

@@ -110,7 +110,7 @@ _PROT = {F.PROT_READ: "PROT_READ", F.PROT_WRITE: "PROT_WRITE", F.PROT_EXEC: "PRO
 _FLAGS: dict[str, dict[int, str]] = {
     prefix: {
         value: name
-        for name, value in reversed(vars(F).items())  # of two names for a value the first one stays
+        for name, value in reversed(list(vars(F).items()))  # of two names for a value the first one stays
         if name.startswith(prefix) and isinstance(value, int) and value and not value & (value - 1)
     }
     for prefix in ("MAP_", "MREMAP_", "MS_", "MCL_")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import hypothesis.strategies as st
 import numpy as np
@@ -15,9 +16,9 @@ from vmviz.kernel.mm.contents import MAX_CONTENTS, UNKNOWN_CONTENT, Contents
 from vmviz.kernel.mm.frames import DeviceRegion, Frames
 from vmviz.kernel.mm.page_alloc import ANON, FREE, RESERVED, FrameStates, OutOfMemory, Zone, zones_of
 from vmviz.kernel.mm.pgtable import TableArena
-from vmviz.kernel.trace.bulk import AddLane, Bulk, CountLane, SetLane
+from vmviz.kernel.trace.bulk import AddLane, Bulk, CountLane, Ramp, SetLane
 from vmviz.kernel.trace.journal import Journal
-from vmviz.kernel.trace.store import Column, Counters, Keyed
+from vmviz.kernel.trace.store import Column, Counters, Keyed, RangeColumn
 
 # -- buddy
 
@@ -318,3 +319,85 @@ def test_steps_and_addresses_of_a_bulk() -> None:
     odd = Bulk("f", 3, (), addresses=np.array([0x1000, 0x5000, 0x9000], np.uint64))
     assert [odd.step_of(x) for x in (0, 0x5000, 0x5001, 0xA000)] == [0, 1, 2, 3]
     assert odd.address_of(2) == 0x9000
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 19), st.integers(0, 19), st.sampled_from([-1, 1, 3]), st.sampled_from("rpa"))
+    )
+)
+def test_range_column_counts_like_a_column(steps: list[tuple[int, int, int, str]]) -> None:
+    noted, plain = RangeColumn("maps", 20, np.int32), Column("maps", 20, np.int32)
+    for a, b, delta, kind in steps:
+        low, high = min(a, b), max(a, b)
+        for column in (noted, plain):
+            if kind == "r":
+                column.add_many(slice(low, high), delta)
+            elif kind == "p":
+                column.put(low, delta)
+            else:
+                column.add(low, delta)
+        assert [noted.get(i) for i in range(20)] == plain.array.tolist()
+    assert noted.serial() == plain.serial()
+    assert noted.array.tolist() == plain.array.tolist()
+
+
+def test_range_column_keeps_few_additions_and_forgets_what_is_taken_back() -> None:
+    column = RangeColumn("maps", 1000, np.int32)
+    for i in range(500):
+        column.add_many(slice(i, i + 400), 1)
+        assert len(column._noted) <= RangeColumn._SPREAD
+    held = column.array.copy()
+    column.add_many(slice(3, 900), -1)
+    column.add_many(slice(3, 900), 1)
+    assert column._noted == []
+    assert (column.array == held).all()
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=30, unique=True),
+    st.integers(0, 41 << 9),
+    st.integers(0, 41 << 9),
+)
+def test_runs_are_the_segments_with_neighbours_joined(tables: list[int], a: int, b: int) -> None:
+    j = Journal()
+    arena = TableArena(get_mode("x86-64-4l"), Frames(4096, j), j)
+    counters, base = Counters("c", ("pgtables",)), (1 << 30) - (20 << 21)  # across the border of a pud entry
+    pgd = arena.alloc_table(0)
+    for table in tables:
+        arena.ensure(pgd, base + (table << 21), counters)
+    start, end = base + (min(a, b) << 12), base + (max(a, b) << 12)
+    pieces = []
+    for slot, n, va, cuts in arena.runs(pgd, start, end):
+        assert cuts[0] == 0
+        for first, stop in zip(cuts, (*cuts[1:], n), strict=True):
+            pieces.append((slot + first, stop - first, va + (first << 12)))
+    assert pieces == list(arena.segments(pgd, start, end))
+    joined = list(arena.runs(pgd, start, end))
+    for (slot, n, va, _), (then, _, after, _) in pairwise(joined):
+        assert slot + n != then or va + (n << 12) != after
+
+
+def test_a_table_of_frames_in_line_is_known_until_an_entry_changes() -> None:
+    j = Journal()
+    arena = TableArena(get_mode("x86-64-4l"), Frames(4096, j), j)
+    whole = SetLane(arena, slice(512 - 7, 4 * 512 + 9), 0, Ramp(0x10_0225, 7 + 3 * 512 + 9))
+    j.bulk(Bulk("remap_pte_range", 7 + 3 * 512 + 9, (whole,)))
+    first = 0x10_0225 + (7 << 12)
+    assert arena.line[:6].tolist() == [0, *(first + (i << 21) for i in range(3)), 0, 0]
+    assert arena.check() == []
+    for slot, lost in ((512, 1), (3 * 512 - 1, 2)):
+        j.write(arena, slot, 0)
+        assert not arena.line[lost]
+    j.seek((1, 0))
+    assert arena.check() == []
+    j.seek((0, 0))
+    assert not arena.line.any()
+    j.seek((1, 0))
+    j.seek((0, 700))
+    assert arena.line[:4].tolist() == [0, first, 0, 0]
+    assert arena.entries[512:1024].tolist() == [first + (i << 12) for i in range(512)]
+    j.seek((0, 0))
+    assert not arena.entries.any()
+    assert not arena.line.any()

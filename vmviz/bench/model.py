@@ -90,7 +90,7 @@ def _journal(records: int) -> tuple[Machine, int]:
 
 def _statements(m: Machine, at: int, records: int) -> None:
     i = 0
-    while len(m.journal.records) < records:
+    while m.position[0] < records:
         m.store(at + (i % 64) * PAGE, 1, i & 0xFF)
         if i % 64 == 63:
             m.madvise(at, 64 * PAGE, F.MADV_DONTNEED)

@@ -44,6 +44,8 @@ def number(value: Any, what: str) -> int:
         ...
     vmviz.kernel.errors.BadArgumentError: addr must be a number, not a float
     """
+    if type(value) is int and 0 <= value <= WRAP:
+        return value
     if isinstance(value, Vma):
         return value.start
     if hasattr(value, "__index__") and not isinstance(value, bool):

@@ -129,7 +129,7 @@ class Machine(Processes, Syscalls):
 
     def seal(self) -> None:
         """What happened up to now is the base: it cannot be taken back."""
-        self.journal.records.clear()
+        self.journal.clear()
 
     # -- looking
 
@@ -155,7 +155,7 @@ class Machine(Processes, Syscalls):
     @property
     def mm(self) -> Mm:
         """The address space of the process that runs."""
-        return self.mms[self.task.mm]
+        return self._mms[self.tasks.data[self.running.data["pid"]].mm]
 
     @property
     def position(self) -> Position:

@@ -67,6 +67,7 @@ def verify(machine: Machine) -> list[str]:
         *verify_counts(machine),
         *(text for mm in machine.mms.values() for text in _mm(mm)),
         *_tables(machine),
+        *machine.arena.check(),
         *_owners(machine),
         *_tlb(machine),
         *_commit(machine),

@@ -244,7 +244,7 @@ class Runner:
     def _boot(self, call: Call) -> Result:
         if self.fixed:
             self._fail(call, "boot has no place on a given base: the machine is there already")
-        if self.count or len(self.machine.journal.records):
+        if self.count or self.machine.journal.end[0]:
             self._fail(call, "boot must be the first statement of a script")
         config = self._config
         seen: set[str] = set()

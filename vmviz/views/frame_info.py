@@ -128,7 +128,7 @@ def _device(scene: Scene, head: Line, pfn: int) -> list[Line]:
     head = [*head, (": device memory" if region else ": not known", "text")]
     if region is None:
         texts = ("outside RAM and of no known", "device, so nothing is known")
-    elif scene.trail.cleared and not region.maps.flat[pfn - region.start_pfn]:
+    elif scene.trail.cleared and not region.maps.get(pfn - region.start_pfn):
         texts = ("stays as it is; no PTE points", "here any more")
     elif scene.trail.cleared and scene.range is not None:
         texts = ("stays as it is; only the last", "PTE that points here goes")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..trace.bulk import Bulk, Lane, SetLane
 from ..trace.journal import Journal
-from ..trace.store import Column, Keyed
+from ..trace.store import Column, Keyed, RangeColumn
 from .contents import ContentColumn, Contents
 from .page_alloc import FREE, OTHER, RESERVED, STATE_NAMES, ZERO, FrameStates, OutOfMemory, Zone
 
@@ -79,7 +79,7 @@ class DeviceRegion:
         self.start_pfn = start_pfn
         self.end_pfn = start_pfn + nr_pages
         self.nr_pages = nr_pages
-        self.maps = Column(f"device.{name}.maps", nr_pages, np.int32)
+        self.maps = RangeColumn(f"device.{name}.maps", nr_pages, np.int32)
         self.content = ContentColumn(f"device.{name}.content", nr_pages, contents)
         if pattern:
             pages = [contents.number(bytes([i & 0xFF]) * 16) for i in range(min(256, nr_pages))]

@@ -10,18 +10,19 @@ keeps it across an allocation.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arch.paging import PagingMode
-from ..arch.x86 import _PAGE_PSE, _PAGE_TABLE, PTE_PFN_MASK, mk_pte, pmd_pfn, pte_flags
+from ..arch.x86 import _PAGE_TABLE, PTE_PFN_MASK
+from ..trace.bulk import Ramp
 from ..trace.journal import Journal
 from ..trace.store import Column, Index, Keyed
 from .frames import PG_PGTABLE, Frames
 from .page_alloc import TABLE, OutOfMemory
+from .pagewalk import PageWalk
 
 
 class _RowFrames(Column):
@@ -53,12 +54,14 @@ class _RowFrames(Column):
             heapq.heappush(self.free, row)
 
 
-class TableArena:
+class TableArena(PageWalk):
     """All page tables, as a store of entries.
 
     Reading: ``arena.flat[slot]``.  Writing: only ``journal.write(arena, slot, entry)`` and lanes over
     ``arena``.
 
+    ``line[row]`` is the first entry of a table all of whose entries are frames in line with equal bits (as a driver
+    maps its device), 0 where that is not known: derived, so that such tables need not be read to be cleared.
     ``huge`` names the slots of huge leaves: each has the row of the table that is kept for the day it is
     split (`pgtable_trans_huge_deposit`), or `NO_DEPOSIT`.
     """
@@ -74,6 +77,8 @@ class TableArena:
         self.rows: NDArray[np.uint64] = np.zeros((rows, self.width), np.uint64)
         self.entries: NDArray[np.uint64] = self.rows.reshape(-1)
         self.flat = self.rows.data.cast("B").cast("Q")
+        self.line: NDArray[np.uint64] = np.zeros(rows, np.uint64)
+        self._line = self.line.data
         self.pfn_of = _RowFrames(rows)
         self.level_of = Column("pgtable.level", rows, np.int8)
         self.row_of = Column("pgtable.row_of", frames.nr_frames, np.int32)  # row + 1; 0: not a table
@@ -93,10 +98,28 @@ class TableArena:
     def put(self, slot: int, value: int, /) -> None:
         """Set one entry; only the journal calls this."""
         self.flat[slot] = value
+        self._line[slot >> self.bits] = 0
 
     def put_many(self, index: Index, values: Any) -> None:
-        """Set many entries; only lanes call this."""
-        self.entries[index] = values
+        """Set many entries, for a `Ramp` those of neighbouring slots; only lanes call this."""
+        if not isinstance(index, slice):
+            self.entries[index] = values
+            self.line[index >> self.bits] = 0
+            return
+        low, high = index.start >> self.bits, ((index.stop - 1) >> self.bits) + 1
+        self.line[low:high] = 0
+        if not isinstance(values, Ramp):
+            self.entries[index] = values
+            return
+        values.fill(self.entries[index])
+        low, high = (index.start + self.width - 1) >> self.bits, index.stop >> self.bits
+        if low < high:
+            first = values.first + (((low << self.bits) - index.start) << 12)
+            self.line[low:high] = self.line_of(first, high - low)
+
+    def line_of(self, first: int, tables: int) -> NDArray[np.uint64]:
+        """What ``line`` is for neighbouring tables with frames in line from the entry ``first`` on."""
+        return (Ramp.steps(tables) << np.uint64(self.bits)) + np.uint64(first)
 
     def serial(self) -> bytes:
         """The non-empty entries by table frame, so that the rows in use do not matter."""
@@ -142,114 +165,15 @@ class TableArena:
         self.rows[: len(old)] = old
         self.entries = self.rows.reshape(-1)
         self.flat = self.rows.data.cast("B").cast("Q")
+        line = np.zeros(len(self.rows), np.uint64)
+        line[: len(old)] = self.line
+        self.line, self._line = line, line.data
         self.pfn_of.grow(len(self.rows))
         level = np.zeros(len(self.rows), np.int8)
         level[: len(old)] = self.level_of.array
         self.level_of.array, self.level_of.flat = level, level.data
 
-    # -- walking
-
-    def lookup(self, pgd: int, va: int) -> int:
-        """The slot of the lowest-level entry for ``va``, or -1 when a table on the way is missing.
-
-        ``pgd`` is the row of the root.  A huge leaf on the way counts as missing: see `walk`.
-        """
-        flat, row_of, bits = self.flat, self.row_of.flat, self.bits
-        row = pgd
-        for shift, mask in self.upper:
-            entry = flat[(row << bits) | ((va >> shift) & mask)]
-            if not entry or entry & _PAGE_PSE:
-                return -1
-            row = row_of[(entry & PTE_PFN_MASK) >> 12] - 1
-        return (row << bits) | ((va >> self.page_shift) & self.leaf_mask)
-
-    def walk(self, pgd: int, va: int) -> list[int]:
-        """The slots on the way down to ``va``, from the root as far as tables exist (one per level
-        reached).
-        """
-        slots = []
-        row = pgd
-        for n, level in enumerate(self.mode.levels):
-            slot = (row << self.bits) | ((va >> level.shift) & (level.entries - 1))
-            slots.append(slot)
-            entry = self.flat[slot]
-            if not entry or entry & _PAGE_PSE or n == len(self.mode.levels) - 1:
-                break
-            row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
-        return slots
-
-    def huge_slot(self, pgd: int, va: int) -> int:
-        """The slot of the huge leaf that maps ``va``, one level above the last; -1 when there is none."""
-        if not self.huge.data:
-            return -1
-        row = self._parent(pgd, va)
-        if row < 0:
-            return -1
-        shift, mask = self.upper[-1]
-        slot = (row << self.bits) | ((va >> shift) & mask)
-        return slot if self.flat[slot] & _PAGE_PSE else -1
-
-    def entry_at(self, pgd: int, va: int) -> int:
-        """The entry that maps ``va``, 0 when there is none; a huge leaf's as a small one for this page."""
-        slot = self.lookup(pgd, va)
-        if slot >= 0:
-            return self.flat[slot]
-        slot = self.huge_slot(pgd, va)
-        return self.small_entry(self.flat[slot], va) if slot >= 0 else 0
-
-    def entries_at(self, pgd: int, addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """`entry_at` for many addresses, one level after the other for all of them."""
-        rows = np.full(len(addresses), pgd, np.int64)
-        out = np.zeros(len(addresses), np.uint64)
-        pending = np.arange(len(addresses))
-        va = addresses.astype(np.int64)
-        last = len(self.mode.levels) - 1
-        for n, level in enumerate(self.mode.levels):
-            index = (va >> level.shift) & (level.entries - 1)
-            entries = self.entries[(rows << self.bits) | index]
-            if n == last:
-                out[pending] = entries
-                break
-            huge = np.flatnonzero(entries & np.uint64(_PAGE_PSE)) if self.huge.data else ()
-            for i in huge:
-                out[pending[i]] = self.small_entry(int(entries[i]), int(va[i]))
-            on = (entries != 0) & (entries & np.uint64(_PAGE_PSE) == 0)
-            if not on.all():
-                pending, va, entries = pending[on], va[on], entries[on]
-            pfns = ((entries & np.uint64(PTE_PFN_MASK)) >> np.uint64(12)).astype(np.int64)
-            rows = self.row_of.array[pfns].astype(np.int64) - 1
-        return out
-
-    def small_entry(self, entry: int, va: int) -> int:
-        """What a last-level entry for ``va`` would be in place of the huge leaf ``entry``."""
-        pfn = pmd_pfn(entry) + ((va >> self.page_shift) & self.leaf_mask)
-        return mk_pte(pfn, pte_flags(entry) & ~_PAGE_PSE)
-
-    def huge_leaves(self, pgd: int, start: int, end: int) -> list[tuple[int, int]]:
-        """The huge leaves that map any of ``[start, end)``: (slot, first address), ascending."""
-        out: list[tuple[int, int]] = []
-        if not self.huge.data or start >= end:
-            return out
-        shift, mask = self.upper[-1]
-        parent_span = 1 << (shift + self.mode.levels[-2].bits)
-        va = start & -(1 << shift)
-        while va < end:
-            stop = min(end, (va & -parent_span) + parent_span)
-            row = self._parent(pgd, va)
-            if row >= 0:
-                first, last = (va >> shift) & mask, ((stop - 1) >> shift) & mask
-                leaf = self.rows[row, first : last + 1] & np.uint64(_PAGE_PSE)
-                for i in np.flatnonzero(leaf).tolist():
-                    out.append(((row << self.bits) | (first + i), va + (i << shift)))
-            va = stop
-        return out
-
-    def child_row(self, slot: int) -> int:
-        """The row of the table that the entry in ``slot`` points to; -1 when it is empty or a leaf."""
-        entry = self.flat[slot]
-        if not entry or entry & _PAGE_PSE:
-            return -1
-        return int(self.row_of.flat[(entry & PTE_PFN_MASK) >> 12]) - 1
+    # -- allocating the way to an entry
 
     def ensure(self, pgd: int, va: int, counters: Any, *, leaf: bool = True) -> int:
         """The slot for ``va``, with the tables on the way allocated (`pte_alloc`); ``counters`` gets
@@ -290,85 +214,14 @@ class TableArena:
         shift, mask = (self.page_shift, self.leaf_mask) if level == len(self.upper) else self.upper[level]
         return (row << self.bits) | ((va >> shift) & mask)
 
-    def segments(self, pgd: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """The slots of ``[start, end)`` where tables exist: ``(slot, nr_entries, address)``, one per
-        last-level table.
-
-        Empty upper entries are skipped a whole span at a time, as the kernel's ``pXd_none_or_clear_bad``
-        loops do. ``start`` is rounded down to a page.
-        """
-        levels = self.mode.levels
-        span = 1 << (self.page_shift + levels[-1].bits)
-        va = start & -(1 << self.page_shift)
-        while va < end:
-            row = pgd
-            for shift, mask in self.upper:
-                slot = (row << self.bits) | ((va >> shift) & mask)
-                entry = self.flat[slot]
-                if not entry or entry & _PAGE_PSE:
-                    va = (va & -(1 << shift)) + (1 << shift)
-                    break
-                row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
-            else:
-                stop = min(end, (va & -span) + span)
-                n = (stop - va + (1 << self.page_shift) - 1) >> self.page_shift
-                yield (row << self.bits) | ((va >> self.page_shift) & self.leaf_mask), n, va
-                va = (va & -span) + span
-
-    def _segments_by_parent(self, pgd: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """`segments`, looking at a parent's entries all at once: for ranges of many tables."""
-        shift, mask = self.upper[-1]
-        parent_span = 1 << (shift + self.mode.levels[-2].bits)
-        span, page = 1 << shift, 1 << self.page_shift
-        if end - start < 4 * span:
-            yield from self.segments(pgd, start, end)
-            return
-        va = start & -page
-        while va < end:
-            stop = min(end, (va & -parent_span) + parent_span)
-            row = self._parent(pgd, va)
-            if row >= 0:
-                base, first, last = va & -span, (va >> shift) & mask, ((stop - 1) >> shift) & mask
-                entries = self.rows[row, first : last + 1]
-                there = np.flatnonzero((entries != 0) & ((entries & np.uint64(_PAGE_PSE)) == 0))
-                pfns = ((entries[there] & np.uint64(PTE_PFN_MASK)) >> np.uint64(12)).astype(np.int64)
-                rows = self.row_of.array[pfns].astype(np.int64) - 1
-                for i, child in zip(there.tolist(), rows.tolist(), strict=True):
-                    low = max(va, base + (i << shift))
-                    high = min(stop, base + ((i + 1) << shift))
-                    slot = (child << self.bits) | ((low >> self.page_shift) & self.leaf_mask)
-                    yield slot, (high - low + page - 1) >> self.page_shift, low
-            va = stop
-
-    def _parent(self, pgd: int, va: int) -> int:
-        """The row of the table above the lowest level on the way to ``va``; -1 when a table is missing."""
-        row = pgd
-        for shift, mask in self.upper[:-1]:
-            entry = self.flat[(row << self.bits) | ((va >> shift) & mask)]
-            if not entry or entry & _PAGE_PSE:
-                return -1
-            row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
-        return row
-
-    def runs(self, pgd: int, start: int, end: int) -> list[tuple[int, int, int, tuple[int, ...]]]:
-        """`segments` with neighbours in the arena joined: ``(slot, nr_entries, address, cuts)``.
-
-        ``cuts`` are the offsets at which a new table begins.
-        """
-        out: list[tuple[int, int, int, tuple[int, ...]]] = []
-        slot = n = address = 0
-        cuts: list[int] = []
-        for s, k, va in self._segments_by_parent(pgd, start, end):
-            if cuts and s == slot + n and va == address + (n << self.page_shift):
-                cuts.append(n)
-                n += k
-                continue
-            if cuts:
-                out.append((slot, n, address, tuple(cuts)))
-            slot, n, address, cuts = s, k, va, [0]
-        if cuts:
-            out.append((slot, n, address, tuple(cuts)))
-        return out
+    def check(self) -> list[str]:
+        """Every table whose ``line`` is not what its entries are; empty when all is well."""
+        steps = Ramp.steps(self.width)
+        return [
+            f"table row {row}: its line is {int(self.line[row]):#x}, its entries are not in line from there"
+            for row in np.flatnonzero(self.line).tolist()
+            if (self.rows[row] - steps != self.line[row]).any()
+        ]
 
     def tables_in_use(self) -> int:
         """Tables of all processes, roots and those kept for huge leaves included."""

@@ -40,6 +40,8 @@ def part(index: Index, a: int, b: int) -> Index:
 class Ramp:
     """``n`` entries for frames in line, ``first``, ``first + 4096``, ...: values that need no memory of their own.
 
+    Only lanes over the table arena hold it.
+
     >>> Ramp(0x1007, 3).part(1, 3).tolist() == [0x2007, 0x3007]
     True
     """
@@ -74,11 +76,26 @@ class Ramp:
         """Values ``a`` to ``b``."""
         return self.steps(b - a) + np.uint64(self.first + (a << 12))
 
+    def fill(self, out: NDArray[np.uint64]) -> None:
+        """Write all values into ``out``."""
+        np.add(self.steps(self.n), np.uint64(self.first), out=out)
+
+    def piece(self, a: int, b: int) -> Ramp:
+        """The ramp of values ``a`` to ``b``."""
+        return Ramp(self.first + (a << 12), b - a)
+
 
 def _values(values: Any, a: int, b: int) -> Any:
     if isinstance(values, np.ndarray):
         return values[a:b]
     return values.part(a, b) if isinstance(values, Ramp) else values
+
+
+def _written(values: Any, a: int, b: int) -> Any:
+    """`_values` as a store takes them: it makes the numbers of a ramp where they belong."""
+    if isinstance(values, np.ndarray):
+        return values[a:b]
+    return values.piece(a, b) if isinstance(values, Ramp) else values
 
 
 class SetLane:
@@ -104,11 +121,11 @@ class SetLane:
 
     def forward(self, a: int, b: int) -> None:
         """Apply steps ``a`` to ``b``."""
-        self.store.put_many(part(self.index, a, b), _values(self.new, a, b))
+        self.store.put_many(part(self.index, a, b), _written(self.new, a, b))
 
     def backward(self, a: int, b: int) -> None:
         """Take back steps ``a`` to ``b``."""
-        self.store.put_many(part(self.index, a, b), _values(self.old, a, b))
+        self.store.put_many(part(self.index, a, b), _written(self.old, a, b))
 
 
 class AddLane:

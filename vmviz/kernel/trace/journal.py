@@ -2,9 +2,9 @@
 
 Records lie in one list, in the order in which things happened: *writes* (plain tuples ``(store, key, old,
 new)``), `Bulk` writes, and marks that change nothing: `Enter` and `Leave` of kernel functions, `Check`s,
-`Event`s (tracepoints).  A *position* is a pair ``(record, step)``: all records before ``record`` are applied,
-and ``step`` steps of that one, if it is a bulk.  Moving the position applies or takes back writes on the very
-stores that the panes read.
+`Event`s (tracepoints).  What a small statement writes is `Packed` until somebody looks.  A *position* is a
+pair ``(record, step)``: all records before ``record`` are applied, and ``step`` steps of that one, if it is a
+bulk.  Moving the position applies or takes back writes on the very stores that the panes read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from .bulk import Bulk
+from .packed import Packed
 from .store import Store, digest
 
 Position = tuple[int, int]
@@ -81,6 +82,7 @@ class Event:
 
 Write = tuple[Store, Any, Any, Any]
 Record = Write | Bulk | Enter | Leave | Check | Event
+_MARKS = frozenset((Enter, Leave, Check, Event))
 
 
 class Journal:
@@ -96,13 +98,35 @@ class Journal:
     2
     """
 
-    __slots__ = ("_at", "enabled", "records", "stores")
+    __slots__ = ("_at", "_packed", "_records", "enabled", "stores")
 
     def __init__(self) -> None:
-        self.records: list[Record] = []
+        self._records: list[Any] = []  # a Packed fills the places of all records that it stands for
+        self._packed: list[Packed] = []
         self.stores: dict[str, Store] = {}
         self.enabled = True
         self._at: Position | None = None  # None: at the end, the only place where it is written
+
+    @property
+    def records(self) -> list[Record]:
+        """All records, taken apart where they were packed."""
+        if self._packed:
+            self._unpack()
+        return self._records
+
+    def _unpack(self) -> None:
+        records = self._records
+        for packed in self._packed:
+            apart = packed.unpack()
+            assert len(apart) == packed.nr_records
+            records[packed.at : packed.at + packed.nr_records] = apart
+        self._packed.clear()
+
+    def clear(self) -> None:
+        """Forget all records: what happened up to now is the base, and cannot be taken back."""
+        self._records.clear()
+        self._packed.clear()
+        self._at = None
 
     # -- stores
 
@@ -126,7 +150,7 @@ class Journal:
         if self._at is not None:
             self._refuse()
         if self.enabled:
-            self.records.append((store, key, store.get(key), new))
+            self._records.append((store, key, store.get(key), new))
         store.put(key, new)
 
     def add(self, store: Any, key: Any, delta: int) -> None:
@@ -135,7 +159,7 @@ class Journal:
             self._refuse()
         old = store.get(key)
         if self.enabled:
-            self.records.append((store, key, old, old + delta))
+            self._records.append((store, key, old, old + delta))
         store.put(key, old + delta)
 
     def bulk(self, record: Bulk) -> None:
@@ -145,39 +169,51 @@ class Journal:
         for lane in record.lanes:
             lane.forward(0, record.n)
         if self.enabled:
-            self.records.append(record)
+            self._records.append(record)
 
     def enter(self, func: str, *fields: tuple[str, Any]) -> None:
         """A kernel function is entered."""
         if self._at is not None:
             self._refuse()
         if self.enabled:
-            self.records.append(Enter(func, fields))
+            self._records.append(Enter(func, fields))
 
     def leave(self, func: str, ret: Any = None) -> None:
         """The function entered last returns."""
         if self.enabled:
-            self.records.append(Leave(func, ret))
+            self._records.append(Leave(func, ret))
 
     def check(
         self, name: str, expression: str, compared: str, passed: bool, reached: bool = True, note: str = ""
     ) -> bool:
         """A condition is judged; returns ``passed``."""
         if self.enabled:
-            self.records.append(Check(name, expression, compared, passed, reached, note))
+            self._records.append(Check(name, expression, compared, passed, reached, note))
         return passed
 
     def event(self, name: str, *fields: tuple[str, Any]) -> None:
         """A tracepoint is passed."""
         if self.enabled:
-            self.records.append(Event(name, fields))
+            self._records.append(Event(name, fields))
+
+    @property
+    def writable(self) -> bool:
+        """Whether the stores stand at the end, the only place where anything is written."""
+        return self._at is None
+
+    def pack(self, packed: Packed) -> None:
+        """Keep a packed record, the writes of which are done; only where the journal is `enabled` and `writable`."""
+        records = self._records
+        packed.at = len(records)
+        records += (packed,) * packed.nr_records
+        self._packed.append(packed)
 
     # -- time travel, by the session
 
     @property
     def end(self) -> Position:
         """The position after the last record."""
-        return (len(self.records), 0)
+        return (len(self._records), 0)
 
     @property
     def position(self) -> Position:
@@ -187,8 +223,11 @@ class Journal:
     def seek(self, to: Position) -> None:
         """Apply or take back writes until the stores stand at ``to``."""
         rec, step = to
-        if not (0 <= rec <= len(self.records)) or (step and not self._inside(rec, step)):
+        records = self._records
+        if not (0 <= rec <= len(records)) or (step and not self._inside(rec, step)):
             raise IndexError(f"position {to} is not in the journal, which ends at {self.end}")
+        if self._packed and rec < len(records) and isinstance(r := records[rec], Packed) and r.at != rec:
+            self._unpack()
         here = self.position
         if to > here:
             self._forward(here, to)
@@ -202,13 +241,17 @@ class Journal:
 
     def _forward(self, here: Position, to: Position) -> None:
         (rec, step), (last, last_step) = here, to
-        records = self.records
+        records = self._records
         while rec < last:
             r = records[rec]
-            if type(r) is tuple:
+            kind = type(r)
+            if kind is tuple:
                 r[0].put(r[1], r[3])
-            elif type(r) is Bulk:
+            elif kind is Bulk:
                 r.forward(step, r.n)
+            elif kind not in _MARKS:
+                r.redo()
+                rec += r.nr_records - 1
             step = 0
             rec += 1
         if last_step > step:
@@ -218,7 +261,7 @@ class Journal:
 
     def _backward(self, here: Position, to: Position) -> None:
         (rec, step), (first, first_step) = here, to
-        records = self.records
+        records = self._records
         if step:
             bulk = records[rec]
             assert isinstance(bulk, Bulk)
@@ -226,24 +269,30 @@ class Journal:
         while rec > first:
             rec -= 1
             r = records[rec]
-            if type(r) is tuple:
+            kind = type(r)
+            if kind is tuple:
                 r[0].put(r[1], r[2])
-            elif type(r) is Bulk:
+            elif kind is Bulk:
                 r.backward(first_step if rec == first else 0, r.n)
+            elif kind not in _MARKS:
+                r.undo()
+                rec = r.at
 
     def truncate(self) -> None:
         """Drop the future: records after the position, which must not stand inside a bulk."""
         rec, step = self.position
         if step:
             raise ValueError("the position stands inside a bulk record; move it to a border first")
-        del self.records[rec:]
+        del self._records[rec:]
+        while self._packed and self._packed[-1].at >= rec:
+            self._packed.pop()
         self._at = None
 
     def resume(self, records: list[Record]) -> None:
         """Take dropped records back as the future; the position, which must be the end, stays where it is."""
         if records:
             here = self.end
-            self.records.extend(records)
+            self._records.extend(records)
             self._at = here
 
     # -- looking

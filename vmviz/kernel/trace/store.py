@@ -106,6 +106,67 @@ class Column:
         return where.astype("<i8").tobytes() + self.array[where].astype("<i8", casting="unsafe").tobytes()
 
 
+class RangeColumn(Column):
+    """A column of counts that whole ranges add to: such an addition is noted at once and spread over the cells only
+    when somebody looks at many of them.
+
+    >>> c = RangeColumn("maps", 1 << 20, np.int32)
+    >>> c.add_many(slice(0, 1 << 20), 1); c.add(5, 1); c.get(5), c.get(6), c.array[4:7].tolist()
+    (2, 1, [1, 2, 1])
+    """
+
+    _SPREAD = 32  # additions that are kept; the next one spreads them
+
+    def __init__(self, name: str, length: int, dtype: DTypeLike) -> None:
+        self._noted: list[tuple[int, int, int]] = []
+        super().__init__(name, length, dtype)
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """All cells, with what was noted."""
+        for start, stop, delta in self._noted:
+            self._array[start:stop] += delta
+        self._noted.clear()
+        return self._array
+
+    @array.setter
+    def array(self, array: NDArray[Any]) -> None:
+        self._array = array
+
+    def get(self, key: int, /) -> int:
+        """The cell at index ``key``."""
+        count = int(self.flat[key])
+        for start, stop, delta in self._noted:
+            if start <= key < stop:
+                count += delta
+        return count
+
+    def put(self, key: int, value: int, /) -> None:
+        """Set one cell."""
+        self.flat[key] += value - self.get(key)
+
+    def add(self, key: int, delta: int) -> None:
+        """Add to one cell."""
+        self.flat[key] += delta
+
+    def put_many(self, index: Index, values: Any) -> None:
+        """Set many cells, to one value each or to one for all."""
+        self.array[index] = values
+
+    def add_many(self, index: Index, delta: Any) -> None:
+        """Add to many cells; an index may come up more than once."""
+        if not isinstance(index, slice) or isinstance(delta, np.ndarray):
+            super().add_many(index, delta)
+            return
+        noted = self._noted
+        if noted and noted[-1] == (index.start, index.stop, -delta):  # taken back, as an undo does it
+            noted.pop()
+            return
+        noted.append((index.start, index.stop, delta))
+        if len(noted) > self._SPREAD:
+            _ = self.array
+
+
 class Keyed:
     """A dictionary of immutable values; ``None`` means that the key is absent.
 

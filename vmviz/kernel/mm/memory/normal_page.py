@@ -58,3 +58,12 @@ def device_lanes(frames: Frames, pfns: NDArray[np.int64], delta: int) -> list[La
             index = np.where(inside, pfns - region.start_pfn, 0)
             lanes.append(AddLane(region.maps, index, np.where(inside, delta, 0)))
     return lanes
+
+
+def device_line_lanes(frames: Frames, first: int, n: int, delta: int) -> list[Lane]:
+    """`device_lanes` for ``n`` frames in line from ``first`` on."""
+    for region in frames.regions:
+        at = first - region.start_pfn
+        if at >= 0 and first + n <= region.end_pfn:
+            return [AddLane(region.maps, slice(at, at + n), delta)]
+    return device_lanes(frames, np.arange(first, first + n), delta)

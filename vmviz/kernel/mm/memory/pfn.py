@@ -6,7 +6,7 @@ A violation that a real kernel answers with BUG raises `CallerBugError` and chan
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from ...arch.x86 import (
     pte_pfn,
 )
 from ...errors import CallerBugError, KernelError, Refusal
-from ...trace.bulk import Bulk, Lane, SetLane
+from ...trace.bulk import Bulk, Lane, Ramp, SetLane
 from ..flags import (
     VM_DONTDUMP,
     VM_DONTEXPAND,
@@ -33,7 +33,7 @@ from ..frames import PG_ANON
 from ..mm_types import Mm
 from ..page_alloc import OutOfMemory
 from ..vma import Vma
-from .normal_page import device_lanes
+from .normal_page import device_line_lanes
 
 VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_MAJOR, VM_FAULT_SIGSEGV, VM_FAULT_NOPAGE = 0x1, 0x2, 0x4, 0x40, 0x100
 
@@ -111,12 +111,18 @@ def _remap_range(mm: Mm, addr: int, end: int, pfn: int, prot: int, func: str) ->
         mm.sys.journal.leave(func, "ENOMEM")
         raise KernelError("ENOMEM", func, str(error)) from None
     for slot, n, first, cuts in _joined(pending):
-        pfns = np.arange(n, dtype=np.int64) + (pfn + ((first - addr) >> 12))
-        frames_part = (pfns.astype(np.uint64) << np.uint64(12)) & np.uint64(PTE_PFN_MASK)
-        if not prot & _PAGE_PRESENT:  # a PROT_NONE entry holds its frame inverted, as mk_pte has it
-            frames_part ^= np.uint64(PTE_PFN_MASK)
-        new = frames_part | np.uint64(prot)
-        lanes: list[Lane] = [SetLane(arena, slice(slot, slot + n), 0, new), *device_lanes(frames, pfns, 1)]
+        begin = pfn + ((first - addr) >> 12)
+        new: Any = Ramp(mk_pte(begin, prot), n)
+        if not prot & _PAGE_PRESENT or (begin + n) << 12 > PTE_PFN_MASK:
+            pfns = np.arange(begin, begin + n, dtype=np.int64)
+            frames_part = (pfns.astype(np.uint64) << np.uint64(12)) & np.uint64(PTE_PFN_MASK)
+            if not prot & _PAGE_PRESENT:  # a PROT_NONE entry holds its frame inverted, as mk_pte has it
+                frames_part ^= np.uint64(PTE_PFN_MASK)
+            new = frames_part | np.uint64(prot)
+        lanes: list[Lane] = [
+            SetLane(arena, slice(slot, slot + n), 0, new),
+            *device_line_lanes(frames, begin, n, 1),
+        ]
         mm.sys.journal.bulk(Bulk("remap_pte_range", n, tuple(lanes), address=first, cuts=cuts))
 
 

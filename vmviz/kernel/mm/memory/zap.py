@@ -40,6 +40,7 @@ from .normal_page import (
     RAW,
     RSS_OF_KIND,
     device_lanes,
+    device_line_lanes,
     kinds_of,
     pfns_of,
 )
@@ -241,10 +242,9 @@ def zap_pte_range(
     reference and its place in rss go too; a swap entry lets go of its slot.  Equal neighbours are one record.
     Without ``even_cows`` (struct zap_details) private pages and swap entries stay.
     """
-    arena = mm.sys.arena
-    entries = arena.entries[slot : slot + n]
-    if _zap_raw_line(mm, entries, slot, address, cuts, gather):
+    if _zap_raw_line(mm, slot, n, address, cuts, gather):
         return n
+    entries = mm.sys.arena.entries[slot : slot + n]
     where = np.flatnonzero(entries)
     if not len(where):
         return 0
@@ -267,34 +267,39 @@ FEW = 48
 """Below so many entries plain numbers are faster than numpy."""
 
 
-def _ramp_of(arena: TableArena, entries: NDArray[np.uint64], slot: int) -> Ramp | None:
+def _ramp_of(arena: TableArena, slot: int, n: int) -> Ramp | None:
     """The entries as raw frames in line with equal bits; None when they are not."""
-    first, n = arena.flat[slot], len(entries)
+    first = arena.flat[slot]
     if first & (_PAGE_PRESENT | _PAGE_SPECIAL) != _PAGE_PRESENT | _PAGE_SPECIAL:
         return None
-    if n >= FEW:
-        return Ramp.of(entries)
-    flat = arena.flat
-    line = all(flat[slot + i] == first + (i << 12) for i in range(1, n))
-    return Ramp(first, n) if line else None
+    if n < FEW:
+        line = arena.flat[slot : slot + n].tolist() == list(range(first, first + (n << 12), 4096))
+        return Ramp(first, n) if line else None
+    entries, low, high = arena.entries, (slot + arena.width - 1) >> arena.bits, (slot + n) >> arena.bits
+    if low >= high:
+        return Ramp.of(entries[slot : slot + n])
+    head, tail = (low << arena.bits) - slot, slot + n - (high << arena.bits)
+    known = arena.line_of(first + (head << 12), high - low)
+    if (arena.line[low:high] != known).any():
+        return Ramp.of(entries[slot : slot + n])
+    for at, length in ((0, head), (n - tail, tail)):
+        if length:
+            ramp = Ramp.of(entries[slot + at : slot + at + length])
+            if ramp is None or ramp.first != first + (at << 12):
+                return None
+    return Ramp(first, n)
 
 
-def _zap_raw_line(
-    mm: Mm, entries: NDArray[np.uint64], slot: int, address: int, cuts: tuple[int, ...], gather: MmuGather
-) -> bool:
+def _zap_raw_line(mm: Mm, slot: int, n: int, address: int, cuts: tuple[int, ...], gather: MmuGather) -> bool:
     """Clear entries that are raw frames in line with equal bits, as of a whole device; False if they are not."""
-    ramp = _ramp_of(mm.sys.arena, entries, slot)
+    ramp = _ramp_of(mm.sys.arena, slot, n)
     if ramp is None:
         return False
-    n, first = ramp.n, (ramp.first & PTE_PFN_MASK) >> 12
-    lanes: list[Lane] = [SetLane(mm.sys.arena, slice(slot, slot + n), ramp, 0)]
-    for region in mm.sys.frames.regions:
-        if region.start_pfn <= first and first + n <= region.end_pfn:
-            at = first - region.start_pfn
-            lanes.append(AddLane(region.maps, slice(at, at + n), -1))
-            break
-    else:
-        lanes += device_lanes(mm.sys.frames, np.arange(first, first + n), -1)
+    first = (ramp.first & PTE_PFN_MASK) >> 12
+    lanes: list[Lane] = [
+        SetLane(mm.sys.arena, slice(slot, slot + n), ramp, 0),
+        *device_line_lanes(mm.sys.frames, first, n, -1),
+    ]
     gather.note(address & -4096, (address + (n << 12)) & -4096)
     mm.sys.journal.bulk(Bulk(_FUNC, n, tuple(lanes), address=address, cuts=cuts))
     return True

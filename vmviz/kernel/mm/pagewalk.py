@@ -1,0 +1,234 @@
+"""Walking page tables: from an address to its entry, and over the entries of a range (models mm/pagewalk.c and the
+``pXd_offset`` family of include/linux/pgtable.h).
+
+Reading only.  `TableArena` is what is walked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arch.paging import PagingMode
+from ..arch.x86 import _PAGE_PSE, PTE_PFN_MASK, mk_pte, pmd_pfn, pte_flags
+from ..trace.store import Column, Keyed
+
+I64 = NDArray[np.int64]
+
+
+class PageWalk:
+    """The walks over the tables of an arena, which are rows of ``rows``, ``flat`` entry by entry."""
+
+    mode: PagingMode
+    bits: int
+    rows: NDArray[np.uint64]
+    entries: NDArray[np.uint64]
+    flat: memoryview[int]
+    row_of: Column
+    huge: Keyed
+    upper: tuple[tuple[int, int], ...]
+    leaf_mask: int
+    page_shift: int
+
+    def lookup(self, pgd: int, va: int) -> int:
+        """The slot of the lowest-level entry for ``va``, or -1 when a table on the way is missing.
+
+        ``pgd`` is the row of the root.  A huge leaf on the way counts as missing: see `walk`.
+        """
+        flat, row_of, bits = self.flat, self.row_of.flat, self.bits
+        row = pgd
+        for shift, mask in self.upper:
+            entry = flat[(row << bits) | ((va >> shift) & mask)]
+            if not entry or entry & _PAGE_PSE:
+                return -1
+            row = row_of[(entry & PTE_PFN_MASK) >> 12] - 1
+        return (row << bits) | ((va >> self.page_shift) & self.leaf_mask)
+
+    def walk(self, pgd: int, va: int) -> list[int]:
+        """The slots on the way down to ``va``, from the root as far as tables exist (one per level
+        reached).
+        """
+        slots = []
+        row = pgd
+        for n, level in enumerate(self.mode.levels):
+            slot = (row << self.bits) | ((va >> level.shift) & (level.entries - 1))
+            slots.append(slot)
+            entry = self.flat[slot]
+            if not entry or entry & _PAGE_PSE or n == len(self.mode.levels) - 1:
+                break
+            row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
+        return slots
+
+    def huge_slot(self, pgd: int, va: int) -> int:
+        """The slot of the huge leaf that maps ``va``, one level above the last; -1 when there is none."""
+        if not self.huge.data:
+            return -1
+        row = self._parent(pgd, va)
+        if row < 0:
+            return -1
+        shift, mask = self.upper[-1]
+        slot = (row << self.bits) | ((va >> shift) & mask)
+        return slot if self.flat[slot] & _PAGE_PSE else -1
+
+    def entry_at(self, pgd: int, va: int) -> int:
+        """The entry that maps ``va``, 0 when there is none; a huge leaf's as a small one for this page."""
+        slot = self.lookup(pgd, va)
+        if slot >= 0:
+            return self.flat[slot]
+        slot = self.huge_slot(pgd, va)
+        return self.small_entry(self.flat[slot], va) if slot >= 0 else 0
+
+    def entries_at(self, pgd: int, addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """`entry_at` for many addresses, one level after the other for all of them."""
+        rows = np.full(len(addresses), pgd, np.int64)
+        out = np.zeros(len(addresses), np.uint64)
+        pending = np.arange(len(addresses))
+        va = addresses.astype(np.int64)
+        last = len(self.mode.levels) - 1
+        for n, level in enumerate(self.mode.levels):
+            index = (va >> level.shift) & (level.entries - 1)
+            entries = self.entries[(rows << self.bits) | index]
+            if n == last:
+                out[pending] = entries
+                break
+            huge = np.flatnonzero(entries & np.uint64(_PAGE_PSE)) if self.huge.data else ()
+            for i in huge:
+                out[pending[i]] = self.small_entry(int(entries[i]), int(va[i]))
+            on = (entries != 0) & (entries & np.uint64(_PAGE_PSE) == 0)
+            if not on.all():
+                pending, va, entries = pending[on], va[on], entries[on]
+            pfns = ((entries & np.uint64(PTE_PFN_MASK)) >> np.uint64(12)).astype(np.int64)
+            rows = self.row_of.array[pfns].astype(np.int64) - 1
+        return out
+
+    def small_entry(self, entry: int, va: int) -> int:
+        """What a last-level entry for ``va`` would be in place of the huge leaf ``entry``."""
+        pfn = pmd_pfn(entry) + ((va >> self.page_shift) & self.leaf_mask)
+        return mk_pte(pfn, pte_flags(entry) & ~_PAGE_PSE)
+
+    def huge_leaves(self, pgd: int, start: int, end: int) -> list[tuple[int, int]]:
+        """The huge leaves that map any of ``[start, end)``: (slot, first address), ascending."""
+        out: list[tuple[int, int]] = []
+        if not self.huge.data or start >= end:
+            return out
+        shift, mask = self.upper[-1]
+        parent_span = 1 << (shift + self.mode.levels[-2].bits)
+        va = start & -(1 << shift)
+        while va < end:
+            stop = min(end, (va & -parent_span) + parent_span)
+            row = self._parent(pgd, va)
+            if row >= 0:
+                first, last = (va >> shift) & mask, ((stop - 1) >> shift) & mask
+                leaf = self.rows[row, first : last + 1] & np.uint64(_PAGE_PSE)
+                for i in np.flatnonzero(leaf).tolist():
+                    out.append(((row << self.bits) | (first + i), va + (i << shift)))
+            va = stop
+        return out
+
+    def child_row(self, slot: int) -> int:
+        """The row of the table that the entry in ``slot`` points to; -1 when it is empty or a leaf."""
+        entry = self.flat[slot]
+        if not entry or entry & _PAGE_PSE:
+            return -1
+        return int(self.row_of.flat[(entry & PTE_PFN_MASK) >> 12]) - 1
+
+    def segments(self, pgd: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """The slots of ``[start, end)`` where tables exist: ``(slot, nr_entries, address)``, one per
+        last-level table.
+
+        Empty upper entries are skipped a whole span at a time, as the kernel's ``pXd_none_or_clear_bad``
+        loops do. ``start`` is rounded down to a page.
+        """
+        levels = self.mode.levels
+        span = 1 << (self.page_shift + levels[-1].bits)
+        va = start & -(1 << self.page_shift)
+        while va < end:
+            row = pgd
+            for shift, mask in self.upper:
+                slot = (row << self.bits) | ((va >> shift) & mask)
+                entry = self.flat[slot]
+                if not entry or entry & _PAGE_PSE:
+                    va = (va & -(1 << shift)) + (1 << shift)
+                    break
+                row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
+            else:
+                stop = min(end, (va & -span) + span)
+                n = (stop - va + (1 << self.page_shift) - 1) >> self.page_shift
+                yield (row << self.bits) | ((va >> self.page_shift) & self.leaf_mask), n, va
+                va = (va & -span) + span
+
+    def _parents(self, pgd: int, start: int, end: int) -> Iterator[tuple[I64, I64]]:
+        """The last-level tables of whole spans that ``[start, end)`` touches: ``(rows, addresses)``, a pair of
+        arrays for each table above them, looking at all of its entries at once.
+        """
+        shift, mask = self.upper[-1]
+        parent_span = 1 << (shift + self.mode.levels[-2].bits)
+        va = start & -(1 << shift)
+        while va < end:
+            stop = min(end, (va & -parent_span) + parent_span)
+            row = self._parent(pgd, va)
+            if row >= 0:
+                first, last = (va >> shift) & mask, ((stop - 1) >> shift) & mask
+                entries = self.rows[row, first : last + 1]
+                there = np.flatnonzero((entries != 0) & ((entries & np.uint64(_PAGE_PSE)) == 0))
+                pfns = ((entries[there] & np.uint64(PTE_PFN_MASK)) >> np.uint64(12)).astype(np.int64)
+                yield self.row_of.array[pfns].astype(np.int64) - 1, va + (there << shift)
+            va = stop
+
+    def _parent(self, pgd: int, va: int) -> int:
+        """The row of the table above the lowest level on the way to ``va``; -1 when a table is missing."""
+        row = pgd
+        for shift, mask in self.upper[:-1]:
+            entry = self.flat[(row << self.bits) | ((va >> shift) & mask)]
+            if not entry or entry & _PAGE_PSE:
+                return -1
+            row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
+        return row
+
+    def runs(self, pgd: int, start: int, end: int) -> list[tuple[int, int, int, tuple[int, ...]]]:
+        """`segments` with neighbours in the arena joined: ``(slot, nr_entries, address, cuts)``.
+
+        ``cuts`` are the offsets at which a new table begins.
+        """
+        span = 1 << self.upper[-1][0]
+        if end - start < 4 * span:
+            return _joined(list(self.segments(pgd, start, end)), self.page_shift)
+        start, end = (
+            start & -(1 << self.page_shift),
+            (end + (1 << self.page_shift) - 1) & -(1 << self.page_shift),
+        )
+        parts = list(self._parents(pgd, start, end))
+        rows = np.concatenate([rows for rows, _ in parts]) if parts else np.zeros(0, np.int64)
+        if not len(rows):
+            return []
+        at = np.concatenate([addresses for _, addresses in parts])
+        stops = at + span
+        slots = rows << self.bits
+        if at[0] < start:
+            slots[0] += (start - int(at[0])) >> self.page_shift
+            at[0] = start
+        stops[-1] = min(stops[-1], end)
+        slot_ends = slots + ((stops - at) >> self.page_shift)
+        breaks = (np.flatnonzero((slots[1:] != slot_ends[:-1]) | (at[1:] != stops[:-1])) + 1).tolist()
+        out = []
+        for a, b in zip([0, *breaks], [*breaks, len(slots)], strict=True):
+            slot, first = int(slots[a]), int(at[a])
+            cuts = tuple(((at[a:b] - first) >> self.page_shift).tolist())
+            out.append((slot, int(slot_ends[b - 1]) - slot, first, cuts))
+        return out
+
+
+def _joined(
+    segments: list[tuple[int, int, int]], page_shift: int
+) -> list[tuple[int, int, int, tuple[int, ...]]]:
+    out: list[tuple[int, int, int, tuple[int, ...]]] = []
+    for slot, n, va in segments:
+        if out:
+            first, k, at, cuts = out[-1]
+            if slot == first + k and va == at + (k << page_shift):
+                out[-1] = (first, k + n, at, (*cuts, k))
+                continue
+        out.append((slot, n, va, (0,)))
+    return out

@@ -115,6 +115,43 @@ def test_a_range_is_what_single_allocations_hand_out(seed: int, n: int) -> None:
     assert ahead == [frames.alloc_page(ANON) for _ in range(n)]
 
 
+def lowest_of_the_smallest(states: FrameStates, border: int, order: int) -> int:
+    """What an allocation is handed: the upper zone's if it has any, there the smallest block, the lowest of these."""
+    found = lists(states)
+    for low, high in ((border, len(states.array)), (0, border)):
+        for o in range(order, 11):
+            inside = [pfn for pfn in found.get(o, []) if low <= pfn < high]
+            if inside:
+                return min(inside)
+    return -1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("aaaaafflx2"), st.integers(0, 1 << 20)), max_size=60))
+def test_single_frames_come_from_where_a_naive_allocator_takes_them(steps: list[tuple[str, int]]) -> None:
+    states, border = FrameStates(1024 + 96, (Zone("a", 0, 1024), Zone("b", 1024, 1120))), 1024
+    held: list[int] = []
+    for kind, dice in steps:
+        want = lowest_of_the_smallest(states, border, 2 if kind == "2" else 0)
+        if kind in "a2" and want >= 0:
+            pfn = states.buddy.take(2 if kind == "2" else 0)
+            assert pfn == want
+            for i in range(4 if kind == "2" else 1):
+                states.put(pfn + i, ANON)
+                held.append(pfn + i)
+        elif kind == "f" and held:
+            states.put(held.pop(dice % len(held)), FREE)
+        elif kind == "l" and held:
+            states.put(held.pop(), FREE)
+        elif kind == "x":
+            pfn = dice % 1120
+            if states.flat[pfn] == FREE:
+                states.put(pfn, ANON)
+                held.append(pfn)
+    assert states.buddy.check() == []
+    assert states.buddy.nr_free() == 1120 - len(held)
+
+
 def test_the_highest_zone_is_used_first_and_blocks_keep_to_their_zone() -> None:
     zones = zones_of(8192)
     assert [(z.name, z.start_pfn, z.end_pfn) for z in zones] == [("DMA", 0, 4096), ("DMA32", 4096, 8192)]

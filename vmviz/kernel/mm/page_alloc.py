@@ -64,7 +64,9 @@ def zones_of(nr_frames: int) -> tuple[Zone, ...]:
 class Buddy:
     """The free blocks, derived from the states of the frames.
 
-    ``_heads[pfn]`` is the order + 1 of the free block that starts at ``pfn``, 0 elsewhere.
+    ``_heads[pfn]`` is the order + 1 of the free block that starts at ``pfn``, 0 elsewhere.  A block that single
+    frames are being taken from, ``_start`` to ``_end``, is not in it: what is left of it begins at ``_next``, and is
+    entered as the blocks that it is (`_settle`) when anything else is asked.
 
     >>> states = FrameStates(16); b = states.buddy
     >>> [b.take(0), b.take(1), b.take(2)]
@@ -83,6 +85,8 @@ class Buddy:
         self._view = np.frombuffer(self._heads, np.uint8)
         self._count = [[0] * MAX_ORDER for _ in self.zones]
         self._hint = [[z.start_pfn] * MAX_ORDER for z in self.zones]
+        self._start = self._next = self._end = 0
+        self._taken = -1
         self.refresh(np.arange(chunks))
 
     def _zone(self, pfn: int) -> int:
@@ -97,12 +101,17 @@ class Buddy:
 
         The highest zone that has one is used (`get_page_from_freelist`); in it the smallest sufficient order.
         """
+        if self._next < self._end:
+            if not order:
+                return self._next
+            self._settle()
         for zi in range(len(self.zones) - 1, -1, -1):
             count, hint = self._count[zi], self._hint[zi]
             for o in range(order, MAX_ORDER):
                 if count[o]:
                     pfn = self._heads.find(o + 1, hint[o])
                     hint[o] = pfn
+                    self._taken = -1 if order else pfn
                     return pfn
         raise OutOfMemory(f"no free block of order {order} is left in any zone")
 
@@ -112,6 +121,7 @@ class Buddy:
         Order 0 takes the smallest block there is and empties it from below before it takes the next: so the
         blocks come by zone (highest first), by order, by address, each as one run.
         """
+        self._settle()
         for zi in range(len(self.zones) - 1, -1, -1):
             zone = self.zones[zi]
             heads = self._view[zone.start_pfn : zone.end_pfn]
@@ -128,6 +138,11 @@ class Buddy:
 
     def carve(self, pfn: int) -> None:
         """Frame ``pfn`` is no longer free: split the block around it (`expand`)."""
+        if pfn == self._next < self._end:
+            self._next = pfn + 1
+            return
+        taken = self._taken
+        self._settle()
         heads = self._heads
         for order in range(MAX_ORDER):
             head = pfn & -(1 << order)
@@ -139,6 +154,9 @@ class Buddy:
         count = self._count[zi]
         heads[head] = 0
         count[order] -= 1
+        if pfn == taken:  # no smaller block was there: those that come next are all in this one
+            self._start, self._next, self._end = pfn, pfn + 1, pfn + (1 << order)
+            return
         while order:
             order -= 1
             half = 1 << order
@@ -151,6 +169,10 @@ class Buddy:
 
     def release(self, pfn: int) -> None:
         """Frame ``pfn`` is free: merge it with its buddies as far as they go (`__free_one_page`)."""
+        if self._start <= pfn == self._next - 1:
+            self._next = pfn
+            return
+        self._settle()
         heads = self._heads
         zi = self._zone(pfn)
         count = self._count[zi]
@@ -167,8 +189,26 @@ class Buddy:
         count[order] += 1
         self._hint[zi][order] = min(self._hint[zi][order], pfn)
 
+    def _settle(self) -> None:
+        """Enter what is left of the block that frames were being taken from."""
+        pfn, end = self._next, self._end
+        self._start = self._next = self._end = 0
+        self._taken = -1
+        if pfn == end:
+            return
+        zi = self._zone(pfn)
+        count, hint = self._count[zi], self._hint[zi]
+        while pfn < end:
+            size = min(pfn & -pfn or end, 1 << ((end - pfn).bit_length() - 1))
+            order = size.bit_length() - 1
+            self._heads[pfn] = order + 1
+            count[order] += 1
+            hint[order] = min(hint[order], pfn)
+            pfn += size
+
     def refresh(self, chunks: NDArray[Any]) -> None:
         """Derive the free blocks of whole chunks (1,024 frames each) again, in one vector step."""
+        self._settle()
         if not len(chunks):
             return
         n = len(self._states)
@@ -210,6 +250,7 @@ class Buddy:
 
     def orders(self, zone: int | None = None) -> list[int]:
         """Free blocks by order, of one zone or of all, as /proc/buddyinfo prints them."""
+        self._settle()
         rows = self._count if zone is None else [self._count[zone]]
         return [sum(column) for column in zip(*rows, strict=True)]
 
@@ -219,6 +260,7 @@ class Buddy:
 
     def check(self) -> list[str]:
         """Every difference between the free lists and a recomputation; empty when all is well."""
+        self._settle()
         fresh = Buddy(self._states, self.zones)
         wrong = [f"block at {i:#x}" for i in np.flatnonzero(fresh._view != self._view)[:4]]
         if fresh._count != self._count:

@@ -121,6 +121,18 @@ def test_what_killed_the_kernel_differs_when_it_is_not_refused(tmp_path: Path) -
     assert "operation: kernel killed by it, ours not refused" in result.output
 
 
+def test_a_crash_without_the_unfinished_record_is_of_the_scenarios_next_operation(tmp_path: Path) -> None:
+    path = copy("crash-zap-runaway", tmp_path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text(
+        "\n".join(line for line in lines if not line.startswith('{"unfinished"')), encoding="utf-8"
+    )
+    assert "zap_pte_range()" in replay_trace(path).refusal
+    path.with_suffix(".scn").unlink()
+    with pytest.raises(TraceError, match="does not tell the operation"):
+        read_trace(path)
+
+
 @pytest.mark.parametrize("name", ["cow-fork", "crash-zap-runaway", "zap-fork", "limits", "random-10"])
 def test_a_recording_without_its_scenario_is_replayed_from_its_records(name: str, tmp_path: Path) -> None:
     alone = replay_trace(copy(name, tmp_path, scenario=False))

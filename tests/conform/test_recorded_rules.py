@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmviz.conform.compare import leaves_of
+from vmviz.conform.entries import leaves_of
 from vmviz.conform.replay import Replayer
 from vmviz.conform.scn import BASE, parse_scn
 from vmviz.kernel.arch.x86 import _PAGE_DIRTY, _PAGE_PCD, pte_pfn

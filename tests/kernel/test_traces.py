@@ -221,8 +221,10 @@ def test_forks_nest_and_a_fork_that_fails_skips_what_it_nests(
     )
     who = {2: "child", 3: "grandchild", 4: "child", 5: "child"}
     header = {"window": ["0x100000000000", "0x110000000000"]}
+    empty: dict[str, object] = {"args": [], "vmas": [], "pt": [], "tables": {}, "mm": {}}
     records: list[dict[str, object]] = [
-        {"op": "x", "line": n, "who": who.get(n, "parent")} for n in (*range(1, 11), 14)
+        {"op": text.splitlines()[n - 1].split()[0], "line": n, "who": who.get(n, "parent")} | empty
+        for n in (*range(1, 11), 14)
     ]
     records[9] |= {"ret": -1, "errno": "ENOMEM"}
     (tmp_path / "t.scn").write_text(text)
@@ -240,4 +242,4 @@ def test_forks_nest_and_a_fork_that_fails_skips_what_it_nests(
         "\n".join(map(json.dumps, [header, *records, {"end": 1, "ops": len(records)}]))
     )
     (difference,) = replay_trace(tmp_path / "t.jsonl").differences
-    assert (difference.field, difference.kernel) == ("who", "child, line 3")
+    assert (difference.field, difference.kernel) == ("who", "child, line 3, dump")

@@ -5,7 +5,7 @@
 recording and `command` for many.
 """
 
-from .compare import Difference
+from .difference import Difference
 from .replay import Replayer
 from .scn import Operation, parse_scn
 from .trace import TraceError, TraceResult, read_trace, replay_trace

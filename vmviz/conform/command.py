@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..script.report import printable
-from .compare import Difference
-from .trace import TraceError, TraceResult, replay_trace
+from .difference import Difference
+from .recording import TraceError
+from .trace import TraceResult, replay_trace
 
 AGREE, DIFFER = 0, 1
 """What `conform` returns: all traces agree, or one does not."""

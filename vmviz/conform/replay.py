@@ -14,7 +14,8 @@ from ..kernel.exec import PIE_BASE, TEXT_SIZE, VVAR, set_brk
 from ..kernel.machine import Machine
 from ..kernel.mm import flags as F
 from ..kernel.mm.shmem import SEAL_NAMES
-from .compare import counters_of, leaves_of
+from .compare import counters_of
+from .entries import leaves_of
 from .oracle import PATH, Oracle, add_oracle
 from .scn import BASE, Operation, number
 

@@ -1,22 +1,21 @@
-"""One trace: reading it, replaying it, and what came of it."""
+"""One trace: replaying it, and what came of it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from ..kernel.errors import UnsupportedError, VmvizError
-from .compare import Difference, compare_record
+from ..kernel.errors import UnsupportedError
+from .compare import compare_record
+from .difference import Difference
+from .recording import Trace, TraceError, read_trace
 from .replay import Replayer
-from .scn import Operation, parse_scn
+from .scn import Operation
 
-
-class TraceError(VmvizError):
-    """A file that is no trace; the text names the file and what is wrong with it."""
+KILLED = "killed by it"
+"""What the kernel did in an operation that it did not return from."""
 
 
 @attrs.define
@@ -56,72 +55,6 @@ class TraceResult:
         return self.first is None and self.agreed == self.recorded
 
 
-@attrs.frozen
-class Trace:
-    """A recording: its window (bytes), its records of operations, the scenario's operations, and the
-    operation that killed the kernel (None: nothing did); ``total_vm`` are the pages that the traced program
-    had mapped at the start (0: not told).
-    """
-
-    name: str
-    window: tuple[int, int]
-    records: tuple[dict[str, Any], ...]
-    operations: tuple[Operation, ...]
-    fatal: Operation | None = None
-    from_scenario: bool = True
-    total_vm: int = 0
-
-
-def read_trace(path: Path) -> Trace:
-    """Read a .jsonl; the operations come from the .scn beside it, or without one from the records.
-
-    Raises `TraceError` for a file that is no trace or that is cut off, `OSError` when it cannot be read.
-    """
-    records = _json_lines(path)
-    try:
-        low, high = (int(x, 16) for x in records[0]["window"])
-    except (LookupError, TypeError, ValueError) as error:
-        raise TraceError(f"{path}: it does not begin with the header of a trace") from error
-    total_vm = (records[0].get("start_mm") or {}).get("total_vm", 0)
-    done = tuple(r for r in records if "op" in r)
-    last = records[-1]
-    unfinished = next((r["unfinished"] for r in records if "unfinished" in r), None)
-    if "crash" not in last and (last.get("end") != 1 or last.get("ops") != len(done)):
-        raise TraceError(f"{path}: the recording is cut off")
-    scenario = path.with_suffix(".scn")
-    if scenario.exists():
-        operations = parse_scn(scenario.read_text(encoding="utf-8"))
-        if len(operations) < len(done):
-            raise TraceError(f"{path}: {scenario.name} has fewer operations than the recording")
-        fatal = operations[len(done)] if unfinished is not None else None
-        return Trace(path.stem, (low, high), done, operations, fatal, total_vm=total_vm)
-    operations = tuple(_operation(r) for r in done)
-    fatal = _operation(json.loads(unfinished + "}")) if unfinished is not None else None
-    return Trace(path.stem, (low, high), done, operations, fatal, from_scenario=False, total_vm=total_vm)
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    records = []
-    try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise TraceError(f"{path}: line {number} is no object")
-            records.append(record)
-    except ValueError as error:
-        raise TraceError(f"{path}: it is no trace: {error}") from error
-    if not records:
-        raise TraceError(f"{path}: it is empty")
-    return records
-
-
-def _operation(record: dict[str, Any]) -> Operation:
-    args = tuple(str(x) for x in record["args"])
-    if record["op"] == "endfork" and record.get("child_alive"):
-        args = ("keep",)  # the record does not repeat this word
-    return Operation(record["line"], record["op"], args)
-
-
 def replay_trace(path: Path) -> TraceResult:
     """Replay ``path`` (a .jsonl, with its .scn beside it) up to the first difference or the first operation
     that is not simulated.
@@ -132,9 +65,7 @@ def replay_trace(path: Path) -> TraceResult:
     trace = read_trace(path)
     player = Replayer(trace.window, trace.total_vm)
     result = TraceResult(trace.name, len(trace.operations), recorded=len(trace.records))
-    todo = _with_nesting(trace.operations)
-    for record in trace.records:
-        op, skipped = next(todo)
+    for record, (op, skipped) in zip(trace.records, trace.paired(), strict=False):
         where = f"line {op.line}, {' '.join((op.op, *op.args))}"
         who = player.who if op.op == "fork" else ""
         try:
@@ -148,16 +79,9 @@ def replay_trace(path: Path) -> TraceResult:
             result.differences.append(Difference("operation", _outcome(record), ours, where))
             break
         result.replayed += 1
-        here = (op.line, who or player.who)
-        if (record["line"], record["who"]) != here:
-            kernel = f"{record['who']}, line {record['line']}"
-            result.differences.append(Difference("who", kernel, f"{here[1]}, line {here[0]}", where))
-            break
-        if op.op == "fork" and "errno" in record and trace.from_scenario:  # what it nests has not run
-            for _ in range(skipped):
-                next(todo)
-            result.ops -= skipped
-        found = compare_record(
+        result.ops -= skipped
+        found = identity(record, op, who or player.who)
+        found = found or compare_record(
             player.machine, player.oracle, player.window, player.start, record, got, player.cleared
         )
         if found:  # what follows follows from this
@@ -165,57 +89,46 @@ def replay_trace(path: Path) -> TraceResult:
             break
         result.agreed += 1
     else:
-        if trace.fatal is not None:
-            _crash(player, trace.fatal, result)
+        if result.agreed < result.recorded:
+            record = trace.records[result.agreed]
+            result.differences.append(Difference("operation", record["op"], "the scenario ends before", ""))
+        elif trace.fatal is not None:
+            op = trace.fatal
+            result.replayed += 1
+            result.unsupported = "this operation killed the traced kernel"
+            result.refusal, ours = crash(player, op)
+            if ours:
+                where = f"line {op.line}, {' '.join((op.op, *op.args))}"
+                result.differences.append(Difference("operation", KILLED, ours, where))
     return result
+
+
+def identity(record: dict[str, Any], op: Operation, who: str) -> list[Difference]:
+    """The difference that it makes when a record is not about this operation of this process."""
+    kernel = f"{record['who']}, line {record['line']}, {record['op'].rstrip('!')}"
+    ours = f"{who}, line {op.line}, {op.op.rstrip('!')}"
+    return [] if kernel == ours else [Difference("who", kernel, ours)]
 
 
 def _outcome(record: dict[str, Any]) -> Any:
     return record.get("errno", record.get("ret"))
 
 
-def operations_of(trace: Trace) -> Iterator[Operation]:
-    """The operations that the records of a trace are about, one each: those inside a failed fork have none."""
-    todo = _with_nesting(trace.operations)
-    for record in trace.records:
-        op, skipped = next(todo)
-        yield op
-        if op.op == "fork" and "errno" in record and trace.from_scenario:
-            for _ in range(skipped):
-                next(todo)
-
-
-def _with_nesting(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, int]]:
-    """The operations in order, each fork with the number of those up to its endfork."""
-    for i, op in enumerate(operations):
-        depth = n = 0
-        if op.op == "fork":
-            for n, inner in enumerate(operations[i:]):  # noqa: B007 (n is wanted after the loop)
-                depth += {"fork": 1, "endfork": -1}.get(inner.op, 0)
-                if not depth:
-                    break
-        yield op, n
-
-
-def _crash(player: Replayer, op: Operation, result: TraceResult) -> None:
-    """The operation that killed the traced kernel: the simulator must refuse it as the caller's bug and stay
-    as it is.
+def crash(player: Replayer, op: Operation) -> tuple[str, str]:
+    """Run the operation that killed the traced kernel.  The simulator must refuse it as the caller's bug and
+    stay as it is: the rule by which it does, or else, behind an empty text, what came of it.
     """
     before = player.machine.digest()
     player.refusal = None
-    where = f"line {op.line}, {' '.join((op.op, *op.args))}"
     try:
         player.run(op)
         ours = "not refused"
     except Exception as error:  # as above
         ours = f"{type(error).__name__}: {error}"
-    result.replayed += 1
-    result.unsupported = "this operation killed the traced kernel"
     refusal = player.refusal
     if refusal is not None and refusal.check == "caller_bug" and player.machine.digest() == before:
-        result.refusal = refusal.message
-        return
-    result.differences.append(Difference("operation", "killed by it", ours, where))
+        return refusal.message, ""
+    return "", ours
 
 
 __all__ = ["Trace", "TraceError", "TraceResult", "read_trace", "replay_trace"]

@@ -193,6 +193,19 @@ def test_shrinking_keeps_forks_whole() -> None:
     assert balanced([Operation("exit"), Operation("fork")]) == [Operation("fork")]
 
 
+def test_what_does_not_show_again_stays_whole_and_says_so() -> None:
+    finding = Finding(
+        tuple(Operation("mlock", (LOW, P)) for _ in range(100)), LiveDifference("kpageflags", 1, 0)
+    )
+    tried: list[Sequence[Operation]] = []
+
+    def gone(operations: Sequence[Operation]) -> None:
+        tried.append(operations)
+
+    small = shrink(finding, gone)
+    assert (small.operations, small.once, len(tried)) == (finding.operations, True, 1)
+
+
 def test_statements() -> None:
     written = {
         Operation("mremap", (LOW, P, 2 * P, 3, LOW)): f"mremap({LOW:#x}, 1p, 2p, "

@@ -37,8 +37,10 @@ _KB = ("Size", "Rss", "Pss", "Shared_Clean", "Shared_Dirty", "Private_Clean", "P
 """The lines of smaps that are compared."""
 _PRESENT, _SWAP, _FILE, _EXCLUSIVE, _SOFT = (1 << bit for bit in (63, 62, 61, 56, 55))
 _PFN = (1 << 55) - 1
-_KPF = ((1 << 27) - 1) & ~(1 << 2 | 1 << 6)
-"""The low bits of kpageflags, without REFERENCED and ACTIVE, which depend on what else ran."""
+_KPF = ((1 << 25) - 1) & ~(1 << 2 | 1 << 6)
+"""The low bits of kpageflags, without REFERENCED and ACTIVE, which depend on what else ran, and below IDLE, which
+DAMON and idle page tracking set on anybody's pages.
+"""
 _BITS = {
     _PRESENT: "present",
     _SWAP: "swapped",
@@ -59,10 +61,13 @@ class LiveDifference:
 
 @attrs.frozen
 class Finding:
-    """Operations that lead to a difference, the last of them to just that one."""
+    """Operations that lead to a difference, the last of them to just that one; ``once``: it was not there
+    again when they ran a second time.
+    """
 
     operations: tuple[Operation, ...]
     difference: LiveDifference
+    once: bool = False
 
 
 Observer = Callable[[dict[str, Any]], dict[str, Any]]

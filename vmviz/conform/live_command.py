@@ -37,7 +37,8 @@ def conform_live(
         one = shrink(finding, partial(replay, host))
         small.append(one)
         if not as_json:
-            echo(f"a difference within {done[0]} operations, made small:")
+            how = "that did not show again, so not made small" if one.once else "made small"
+            echo(f"a difference within {done[0]} operations, {how}:")
             for line in script_of(host, one):
                 echo(printable(f"    {line}"))
         if len(small) == MAX_DIFFERENCES:
@@ -87,6 +88,7 @@ def _as_json(host: Host, done: int, seed: int, small: list[Finding]) -> dict[str
                 "field": one.difference.field,
                 "kernel": one.difference.kernel,
                 "ours": one.difference.ours,
+                "once": one.once,
             }
             for one in small
         ],

@@ -20,7 +20,9 @@ Replay = Callable[[Sequence[Operation]], Finding | None]
 def shrink(finding: Finding, replay: Replay) -> Finding:
     """The finding with as few operations as taking away any one of them allows, and with short ranges.
 
-    It stays a difference of the same kind (the field, addresses aside) at the same kind of operation.
+    It stays a difference of the same kind (the field, addresses aside) at the same kind of operation.  What a
+    second run of the same operations does not show (something else on the system had a part in it) stays whole
+    and is `Finding.once`.
 
     >>> from .live import LiveDifference
     >>> def replay(ops):
@@ -36,6 +38,8 @@ def shrink(finding: Finding, replay: Replay) -> Finding:
         found = replay(operations)
         return found if found is not None and _kind(found) == kind else None
 
+    if same(finding.operations) is None:
+        return attrs.evolve(finding, once=True)
     finding = _fewer(finding, same)
     finding = _shorter(finding, same)
     return _fewer(finding, same)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vmviz.kernel.mm import vma_gaps
 from vmviz.kernel.mm.flags import VM_GROWSDOWN
 from vmviz.kernel.mm.vma import Vma
 from vmviz.kernel.mm.vma_set import VmaSet
@@ -139,6 +140,10 @@ def compare(s: VmaSet, model: dict[int, Vma], rnd: random.Random) -> None:
         hits = [v for v in vmas if v.start < b and v.end > a] if a < b else []
         assert s.overlapping(a, b) == hits
         assert s.first_overlap(a, b) == (hits[0] if hits else None)
+        if a < b:
+            below = [v for v in vmas if v.end <= a]
+            above = [v for v in vmas if v.start >= b]
+            assert s.around(a, b) == (below[-1] if below else None, hits, above[0] if above else None)
         i, j = rnd.randrange(-2, len(vmas) + 3), rnd.randrange(-2, len(vmas) + 3)
         assert s.items_slice(i, j) == vmas[max(i, 0) : max(j, 0)]
         if 0 <= i < len(vmas):
@@ -173,8 +178,22 @@ def unmap(model: dict[int, Vma], start: int, end: int, put: Callable[[int, Vma |
 
 @pytest.mark.parametrize("chunk", [2, 3, 5, 16, 128])
 @settings(max_examples=25, deadline=None)
-@given(rnd=st.randoms(use_true_random=False), steps=st.integers(1, 60), longest=st.sampled_from([2, 12, 80]))
-def test_random_runs_forwards_and_back(chunk: int, rnd: random.Random, steps: int, longest: int) -> None:
+@given(
+    rnd=st.randoms(use_true_random=False),
+    steps=st.integers(1, 60),
+    longest=st.sampled_from([2, 12, 80]),
+    shift=st.sampled_from([1, 5]),
+)
+def test_random_runs_forwards_and_back(
+    chunk: int, rnd: random.Random, steps: int, longest: int, shift: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:  # small blocks, so that there are several
+        patch.setattr(vma_gaps, "_BLOCK_SHIFT", shift)
+        patch.setattr(vma_gaps, "_BLOCK", 1 << shift)
+        run_forwards_and_back(chunk, rnd, steps, longest)
+
+
+def run_forwards_and_back(chunk: int, rnd: random.Random, steps: int, longest: int) -> None:
     s = VmaSet("mm1.vmas", chunk=chunk)
     model: dict[int, Vma] = {}
     log: list[tuple[int, Vma | None, Vma | None]] = []
@@ -340,3 +359,14 @@ def test_check_names_what_is_wrong() -> None:
     assert len(s.check()) == 2
     with pytest.raises(ValueError, match="at least 2"):
         VmaSet("s", chunk=1)
+
+
+@pytest.mark.parametrize("order", ["rising", "falling"])
+def test_mappings_side_by_side_fill_their_chunks(order: str) -> None:
+    """One mapping beside the other is how address spaces grow: no half-empty chunk stays behind."""
+    vmas = [Vma(3 * k, 3 * k + 2, RW) for k in range(10, 2010)]
+    s = VmaSet("s", [Vma(1, 2, RW), Vma(9000, 9001, STACK)], chunk=16)
+    for v in vmas if order == "rising" else vmas[::-1]:
+        s.put(v.start, v)
+    assert len(s._low) <= 2002 // 15 + 3
+    assert s.check() == []

@@ -63,6 +63,8 @@ def descriptor(value: Any) -> int:
     >>> descriptor(0xffffffffffffffff), descriptor(3)
     (-1, 3)
     """
+    if type(value) is int and -1 <= value < 1 << 31:
+        return value
     low = number(value, "fd") & 0xFFFF_FFFF
     return low - (1 << 32) if low >> 31 else low
 

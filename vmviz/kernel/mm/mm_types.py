@@ -203,7 +203,7 @@ class Mm:
         """Add pages to the counters of the VMA's class (`vm_stat_account`); negative to take away."""
         j = self.sys.journal
         j.add(self.counters, "total_vm", pages)
-        name = stat_class(vma_flags)
+        name = _STAT_CLASS.get(vma_flags & STAT_FLAGS)
         if name:
             j.add(self.counters, name, pages)
 
@@ -227,13 +227,17 @@ class Mm:
         return pages
 
 
+STAT_FLAGS = VM_EXEC | VM_WRITE | VM_SHARED | VM_GROWSDOWN
+"""The flags that tell which counter a VMA's pages add to."""
+
+
 def stat_class(vm_flags: int) -> str:
     """The counter that a VMA's pages add to besides total_vm, as mm/mmap.c decides it.
 
     >>> stat_class(VM_WRITE), stat_class(VM_EXEC), stat_class(VM_WRITE | VM_GROWSDOWN), stat_class(VM_SHARED)
     ('data_vm', 'exec_vm', 'stack_vm', '')
     """
-    kind = vm_flags & (VM_EXEC | VM_WRITE | VM_SHARED | VM_GROWSDOWN)
+    kind = vm_flags & STAT_FLAGS
     if (kind & (VM_EXEC | VM_WRITE | VM_GROWSDOWN)) == VM_EXEC:
         return "exec_vm"
     if kind & VM_GROWSDOWN:
@@ -241,3 +245,10 @@ def stat_class(vm_flags: int) -> str:
     if (kind & (VM_WRITE | VM_SHARED)) == VM_WRITE:
         return "data_vm"
     return ""
+
+
+_BITS = (VM_EXEC, VM_WRITE, VM_SHARED, VM_GROWSDOWN)
+_STAT_CLASS = {
+    flags: stat_class(flags)
+    for flags in (sum(bit for k, bit in enumerate(_BITS) if i >> k & 1) for i in range(1 << len(_BITS)))
+}

@@ -118,7 +118,7 @@ def do_mmap(
     if len(mm.vmas) > (limit := max_map_count(mm)):
         _fail("ENOMEM", f"the process has more than {limit} VMAs (max_map_count)")
     private = backing is None and flags & MAP_TYPE == MAP_PRIVATE
-    huge = is_file_hugepages(backing)
+    huge = backing is not None and is_file_hugepages(backing)
     addr = get_unmapped_area(mm, addr, size, flags, huge=huge, private=private)
     if flags & MAP_FIXED_NOREPLACE:
         there = mm.vmas.first_overlap(addr, addr + size)
@@ -134,7 +134,7 @@ def do_mmap(
     )
     if flags & MAP_LOCKED and not can_do_mlock(mm):
         _fail("EPERM", "RLIMIT_MEMLOCK is 0 and the process may not lock without limit")
-    if not mlock_future_ok(mm, vm_flags, size):
+    if vm_flags & VM_LOCKED and not mlock_future_ok(mm, vm_flags, size):
         _fail("EAGAIN", "the locked memory would exceed RLIMIT_MEMLOCK")
     kind = flags & MAP_TYPE
     if backing is not None:
@@ -149,8 +149,7 @@ def do_mmap(
         pgoff = addr >> 12
     else:
         _fail("EINVAL", "flags name neither MAP_PRIVATE nor MAP_SHARED")
-    strict = sysctl(mm, "vm.overcommit_memory") == OVERCOMMIT_NEVER
-    if flags & MAP_NORESERVE and (not strict or is_file_hugepages(backing)):
+    if flags & MAP_NORESERVE and (huge or sysctl(mm, "vm.overcommit_memory") != OVERCOMMIT_NEVER):
         vm_flags |= VM_NORESERVE
     return mmap_region(mm, addr, size, vm_flags, pgoff, backing, shmem_setup)
 
@@ -264,8 +263,9 @@ def mmap_region(
     end = addr + size
     j.enter("mmap_region", ("addr", addr), ("len", size), ("vm_flags", vm_flags))
     try:
-        accountable = accountable_mapping(vm_flags) and not is_file_hugepages(backing)
-        _make_room(mm, addr, size, vm_flags, accountable, backing is None and shmem_setup is not None)
+        accountable = accountable_mapping(vm_flags) and not (backing and is_file_hugepages(backing))
+        shmem = backing is None and shmem_setup is not None
+        below, above = _make_room(mm, addr, size, vm_flags, accountable, shmem)
     except KernelError as error:
         j.leave("mmap_region", error.errno)
         raise
@@ -277,7 +277,7 @@ def mmap_region(
     file_id = 0
     if backing is not None:
         file_id, name, ops = backing.file.id, backing.file.path, ""
-    if vma_expand(mm, addr, end, vm_flags, file_id, pgoff) is not None:
+    if vma_expand(mm, addr, end, vm_flags, file_id, pgoff, below, above) is not None:
         # The file's mmap method is not asked: a neighbour that may grow over the range has been through it.
         mm.account(vm_flags, size >> 12)
         if vm_flags & VM_LOCKED:
@@ -285,7 +285,7 @@ def mmap_region(
         j.leave("mmap_region", addr)
         return addr
     vma = Vma(addr, end, vm_flags | VM_SOFTDIRTY, pgoff, vm_get_page_prot(vm_flags), file_id, 0, ops, name)
-    j.write(mm.vmas, addr, vma)
+    j.change(mm.vmas, addr, None, vma)
     if backing is not None:
         get_inode(mm.sys, file_id)
         assert backing.mmap is not None
@@ -303,27 +303,35 @@ def mmap_region(
             raise
     j.add(mm.counters, "map_count", 1)
     mm.account(vma.vm_flags, size >> 12)
-    _finish(mm, vma)
+    if backing is not None or vm_flags & VM_LOCKED:
+        _finish(mm, vma)
     j.leave("mmap_region", addr)
     return addr
 
 
-def _make_room(mm: Mm, addr: int, size: int, vm_flags: int, accountable: bool, shmem: bool) -> None:
-    """The limits, the mappings in the way, and the charge, in the kernel's order."""
+def _make_room(
+    mm: Mm, addr: int, size: int, vm_flags: int, accountable: bool, shmem: bool
+) -> tuple[Vma | None, Vma | None]:
+    """The limits, the mappings in the way, and the charge, in the kernel's order; returns the VMAs before
+    and after the range, which is free then.
+    """
     pages, end = size >> 12, addr + size
     if not may_expand_vm(mm, vm_flags, pages):
         replaced = sum((min(v.end, end) - max(v.start, addr)) >> 12 for v in mm.vmas.overlapping(addr, end))
         if not may_expand_vm(mm, vm_flags, pages - replaced):
             _fail("ENOMEM", "the mapping would exceed RLIMIT_AS or RLIMIT_DATA")
-    if mm.vmas.first_overlap(addr, end) is not None:
+    below, there, above = mm.vmas.around(addr, end)
+    if there:
         try:
             do_munmap(mm, addr, size)
         except KernelError as error:
             raise KernelError("ENOMEM", "mmap", error.why) from None
+        below, _, above = mm.vmas.around(addr, end)
     if accountable:
         vm_enough_memory(mm, pages)
     elif shmem and vm_flags & VM_SHARED and not vm_flags & VM_NORESERVE:
         vm_enough_memory(mm, pages, charge=False)
+    return below, above
 
 
 def _finish(mm: Mm, vma: Vma) -> None:

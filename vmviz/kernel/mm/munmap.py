@@ -10,7 +10,7 @@ from .filemap import put_inode
 from .flags import VM_ACCOUNT, VM_HUGETLB, VM_LOCKED
 from .hugetlb_pool import hugetlb_vm_op_close
 from .memory.zap import unmap_single_vma, update_hiwater_rss
-from .mm_types import Mm
+from .mm_types import STAT_FLAGS, Mm
 from .mmu_gather import MmuGather
 from .util import max_map_count
 from .vma import Vma
@@ -35,7 +35,7 @@ def do_munmap(mm: Mm, addr: int, length: int) -> MmuGather | None:
     if size == 0:
         _fail("EINVAL", "length is 0")
     end = addr + size
-    vmas = mm.vmas.overlapping(addr, end)
+    before, vmas, after = mm.vmas.around(addr, end)
     if not vmas:
         return None
     j = mm.sys.journal
@@ -44,34 +44,53 @@ def do_munmap(mm: Mm, addr: int, length: int) -> MmuGather | None:
     if first.start < addr and first.end > end and len(mm.vmas) >= max_map_count(mm):
         j.leave("do_mas_align_munmap", "ENOMEM")
         _fail("ENOMEM", "punching a hole would exceed max_map_count")
-    try:
-        if first.start < addr:
-            first = do_split_vma(mm, first, addr)[1]
-        if last.start < addr:
-            last = first
-        if last.end > end:
-            do_split_vma(mm, last, end)
-    except KernelError as error:
-        j.leave("do_mas_align_munmap", error.errno)
-        raise
-    vmas = mm.vmas.overlapping(addr, end)
-    before, after = mm.vmas.find_prev(vmas[0].start), mm.vmas.find(end)
+    if first.start < addr or last.end > end:
+        try:
+            if first.start < addr:
+                first = do_split_vma(mm, first, addr)[1]
+            if last.start < addr:
+                last = first
+            if last.end > end:
+                do_split_vma(mm, last, end)
+        except KernelError as error:
+            j.leave("do_mas_align_munmap", error.errno)
+            raise
+        before, vmas, after = mm.vmas.around(addr, end)
+    locked = 0
     for vma in vmas:
-        j.write(mm.vmas, vma.start, None)
-        j.add(mm.counters, "map_count", -1)
+        j.change(mm.vmas, vma.start, vma, None)
         if vma.vm_flags & VM_LOCKED:
-            j.add(mm.counters, "locked_vm", -vma.nr_pages)
-    gather = unmap_region(mm, vmas, before.end if before else 0, after.start if after else 0)
+            locked += vma.nr_pages
+    j.add(mm.counters, "map_count", -len(vmas))
+    if locked:
+        j.add(mm.counters, "locked_vm", -locked)
+    gather = unmap_region(mm, vmas, 0 if before is None else before.end, 0 if after is None else after.start)
+    remove_mt(mm, vmas)
+    j.leave("do_mas_align_munmap", 0)
+    return gather
+
+
+def remove_mt(mm: Mm, vmas: list[Vma]) -> None:
+    """Take detached VMAs out of the counters, give their charge back, close them (mm/mmap.c).
+
+    The charge is given back once, the counters once for each kind of VMA, however many go.
+    """
+    committed = 0
+    pages: dict[int, int] = {}  # by the flags that the counters go by
     for vma in vmas:
-        if vma.vm_flags & VM_ACCOUNT:
-            j.add(mm.sys.commit, "committed", -vma.nr_pages)
-        mm.account(vma.vm_flags, -vma.nr_pages)
-        if vma.vm_flags & VM_HUGETLB:
+        flags, n = vma.vm_flags, (vma.end - vma.start) >> 12
+        if flags & VM_ACCOUNT:
+            committed += n
+        kind = flags & STAT_FLAGS
+        pages[kind] = pages.get(kind, 0) + n
+        if flags & VM_HUGETLB:
             hugetlb_vm_op_close(mm.sys, vma)
         if vma.file:
             put_inode(mm.sys, vma.file)
-    j.leave("do_mas_align_munmap", 0)
-    return gather
+    for kind, n in pages.items():
+        mm.account(kind, -n)
+    if committed:
+        mm.sys.journal.add(mm.sys.commit, "committed", -committed)
 
 
 def unmap_region(mm: Mm, vmas: list[Vma], floor: int, ceiling: int) -> MmuGather:
@@ -100,7 +119,10 @@ def free_pgtables(mm: Mm, start: int, end: int, floor: int, ceiling: int, gather
     """
     j = mm.sys.journal
     j.enter("free_pgtables", ("floor", floor), ("ceiling", ceiling))
-    _free_level(mm, mm.pgd, 0, 0, start, end, floor, ceiling or mm.task_size + (1 << 39), gather)
+    top = ceiling or mm.task_size + (1 << 39)
+    span = 1 << mm.sys.mode.levels[-2].shift  # what a table of the lowest level maps
+    if (floor + span - 1 & -span) + span <= top:  # no upper table fits between where no lower one does
+        _free_level(mm, mm.pgd, 0, 0, start, end, floor, top, gather)
     j.leave("free_pgtables")
 
 

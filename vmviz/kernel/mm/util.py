@@ -34,20 +34,20 @@ SYSCTLS = {
 """The sysctls that the simulator knows, with their defaults."""
 
 
+_FIELDS = {name: "stack_limit" if name == "stack" else f"rlimit_{name}" for name in RLIMIT_DEFAULTS}
+
+
 def rlimit(mm: Mm, name: str) -> int:
     """A resource limit in bytes (`rlimit`); the field of RLIMIT_STACK is ``stack_limit``."""
-    return int(mm.fields.data.get(_field(name), RLIMIT_DEFAULTS[name]))
+    limit: int = mm.fields.data.get(_FIELDS[name], RLIMIT_DEFAULTS[name])
+    return limit
 
 
 def set_rlimit(mm: Mm, name: str, size: int) -> None:
     """Set a resource limit (setrlimit(2)), bytes; EINVAL for one that is not known."""
     if name not in RLIMIT_DEFAULTS:
         raise KernelError("EINVAL", "setrlimit", f"no limit {name!r}; there are {', '.join(RLIMIT_DEFAULTS)}")
-    mm.set_field(_field(name), size)
-
-
-def _field(name: str) -> str:
-    return "stack_limit" if name == "stack" else f"rlimit_{name}"
+    mm.set_field(_FIELDS[name], size)
 
 
 def sysctl(mm: Mm, name: str) -> int:
@@ -74,7 +74,8 @@ def set_sysctl(mm: Mm, name: str, value: int) -> None:
 
 def max_map_count(mm: Mm) -> int:
     """How many VMAs a process may have (`sysctl_max_map_count`)."""
-    return sysctl(mm, "vm.max_map_count")
+    value: int | None = mm.sys.sysctl.data.get("vm.max_map_count")
+    return mm.sys.max_map_count if value is None else value
 
 
 def capable_ipc_lock(mm: Mm) -> bool:
@@ -133,7 +134,7 @@ def vm_enough_memory(mm: Mm, pages: int, func: str = "mmap", *, charge: bool = T
     Mode 0 refuses only a single request larger than RAM and swap, mode 1 nothing, mode 2 what exceeds the
     limit less the reserves for root and for the user.  Without ``charge`` it is only judged.
     """
-    mode = sysctl(mm, "vm.overcommit_memory")
+    mode = mm.sys.sysctl.data.get("vm.overcommit_memory", OVERCOMMIT_GUESS)
     committed = mm.sys.commit.data["committed"] + pages
     if mode == OVERCOMMIT_GUESS:
         total = totalram_pages(mm) + mm.sys.total_swap_pages

@@ -31,29 +31,26 @@ def is_mergeable_vma(mm: Mm, vma: Vma, file: int, vm_flags: int) -> bool:
 
     Not simulated, because there is none: userfaultfd contexts, anonymous names, memory policies.
     """
-    ops = mm.sys.ops_of(vma)
-    return (
-        not (vma.vm_flags ^ vm_flags) & ~VM_SOFTDIRTY
-        and vma.file == file
-        and not (ops is not None and ops.close)
-    )
+    if (vma.vm_flags ^ vm_flags) & ~VM_SOFTDIRTY or vma.file != file:
+        return False
+    return not vma.ops or not mm.sys.vm_ops[vma.ops].close
 
 
 def can_vma_merge_before(mm: Mm, vma: Vma, vm_flags: int, anon_vma: int, file: int, pgoff: int) -> bool:
     """Whether ``vma`` may grow downwards over a range; ``pgoff`` is the page behind the range (mm/mmap.c)."""
     return (
-        is_mergeable_vma(mm, vma, file, vm_flags)
+        vma.pgoff == pgoff
+        and is_mergeable_vma(mm, vma, file, vm_flags)
         and may_join_anon_vma(mm, anon_vma, vma)
-        and vma.pgoff == pgoff
     )
 
 
 def can_vma_merge_after(mm: Mm, vma: Vma, vm_flags: int, anon_vma: int, file: int, pgoff: int) -> bool:
     """Whether ``vma`` may grow upwards over a range that begins at page ``pgoff`` (mm/mmap.c)."""
     return (
-        is_mergeable_vma(mm, vma, file, vm_flags)
+        vma.pgoff + ((vma.end - vma.start) >> 12) == pgoff
+        and is_mergeable_vma(mm, vma, file, vm_flags)
         and may_join_anon_vma(mm, anon_vma, vma)
-        and vma.pgoff + vma.nr_pages == pgoff
     )
 
 
@@ -127,47 +124,59 @@ def _adjust(mm: Mm, new: Vma, old: Vma, gone: list[Vma], shrunk: tuple[Vma, Vma]
     return new
 
 
-def vma_expand(mm: Mm, start: int, end: int, vm_flags: int, file: int, pgoff: int) -> Vma | None:
+def vma_expand(
+    mm: Mm,
+    start: int,
+    end: int,
+    vm_flags: int,
+    file: int,
+    pgoff: int,
+    below: Vma | None,
+    above: Vma | None,
+) -> Vma | None:
     """Grow a neighbour over a new mapping instead of inserting a VMA (the expanding part of mmap_region).
 
+    ``below`` and ``above`` are the VMAs before and after the range (bytes), wherever they end and begin.
     The next VMA is tried first, so a mapping between two that cannot become one joins the next; later
     kernels try the previous one first (`KernelVersion.joins_previous`).
     """
     if vm_flags & VM_SPECIAL:
         return None
-    before, after = mm.vmas.find_prev(start), mm.vmas.find(end)
-    above = after if after is not None and after.start == end else None
-    if above and not can_vma_merge_before(mm, above, vm_flags, 0, file, pgoff + ((end - start) >> 12)):
+    if above is not None and (
+        above.start != end
+        or not can_vma_merge_before(mm, above, vm_flags, 0, file, pgoff + ((end - start) >> 12))
+    ):
         above = None
-    anon = above.anon_vma if above else 0
-    below = before if before is not None and before.end == start else None
-    if above and below and mm.sys.version.joins_previous:
+    if below is not None and below.end != start:
+        below = None
+    anon = above.anon_vma if above is not None else 0
+    if above is not None and below is not None and mm.sys.version.joins_previous:
         if not can_vma_merge_after(mm, below, vm_flags, 0, file, pgoff):
             below = None
         elif not is_mergeable_anon_vma(below.anon_vma, above.anon_vma, None):
             above, anon = None, 0
-    elif below and not can_vma_merge_after(mm, below, vm_flags, anon, file, pgoff):
+    elif below is not None and not can_vma_merge_after(mm, below, vm_flags, anon, file, pgoff):
         below = None
-    grown = below or above
+    grown = above if below is None else below
     if grown is None:
         return None
     j = mm.sys.journal
     new = grown.replace(
-        start=below.start if below else start,
-        end=above.end if above else end,
-        pgoff=below.pgoff if below else grown.pgoff - ((end - start) >> 12),
+        start=start if below is None else below.start,
+        end=end if above is None else above.end,
+        pgoff=below.pgoff if below is not None else grown.pgoff - ((end - start) >> 12),
         anon_vma=grown.anon_vma or anon,
         vm_flags=grown.vm_flags | VM_SOFTDIRTY,
     )
     new = relinked(mm.sys, new)
     j.enter("vma_expand", ("start", new.start), ("end", new.end))
-    if above:
-        j.write(mm.vmas, above.start, None)
-        if below:
+    if above is not None:
+        j.change(mm.vmas, above.start, above, None)
+        if below is not None:
             j.add(mm.counters, "map_count", -1)
             if above.file:
                 put_inode(mm.sys, above.file)
-    j.write(mm.vmas, new.start, new)
+    j.change(mm.vmas, new.start, below, new)
     j.leave("vma_expand", 0)
     return new
 
@@ -195,8 +204,8 @@ def do_split_vma(mm: Mm, vma: Vma, addr: int, func: str = "munmap") -> tuple[Vma
     split_huge_pmd_if_needed(mm, vma, addr)
     low = vma.replace(end=addr)
     high = vma.replace(start=addr, pgoff=vma.pgoff + ((addr - vma.start) >> 12))
-    j.write(mm.vmas, vma.start, low)
-    j.write(mm.vmas, addr, high)
+    j.change(mm.vmas, vma.start, vma, low)
+    j.change(mm.vmas, addr, None, high)
     j.add(mm.counters, "map_count", 1)
     if vma.file:
         get_inode(mm.sys, vma.file)

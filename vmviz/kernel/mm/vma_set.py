@@ -1,6 +1,6 @@
 """The VMAs of an mm in address order, with the searches that mm/mmap.c makes in its maple tree (mm_mt).
 
-Sorted chunks of about a hundred VMAs; `vma_gaps` keeps the holes between them and searches these.
+Sorted chunks of some fifty VMAs; `vma_gaps` keeps the holes between them and searches these.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class VmaSet(GapMaxima):
     ('0x6000', [(0, 4096), (12288, 32768)])
     """
 
-    def __init__(self, name: str, vmas: Iterable[Vma] = (), chunk: int = 128) -> None:
+    def __init__(self, name: str, vmas: Iterable[Vma] = (), chunk: int = 64) -> None:
         """``chunk`` is the most VMAs that a chunk holds (at least 2); one that grows beyond is halved."""
         if chunk < 2:
             raise ValueError(f"a chunk holds at least 2 VMAs, not {chunk}")
@@ -38,6 +38,7 @@ class VmaSet(GapMaxima):
         self._limit = chunk
         self._len = 0
         self._count: list[int] = []  # VMAs up to and including each chunk; empty when not known
+        self._last = -1  # where the VMA begins that was inserted last
         for vma in vmas:
             self.put(vma.start, vma)
 
@@ -106,7 +107,8 @@ class VmaSet(GapMaxima):
             self._fill_gap(c, i)
             self._fill_gap(c, i + 1)
         if len(starts) > self._limit:
-            self._halve(c, i)
+            self._cut(c, i)
+        self._last = start
 
     def serial(self) -> bytes:
         """All VMAs in address order: eight 64-bit numbers, three of 32 bits, and the two texts as UTF-8."""
@@ -170,6 +172,47 @@ class VmaSet(GapMaxima):
             found += between
         found += self._vmas[last][:stop]
         return found
+
+    def around(self, start: int, end: int) -> tuple[Vma | None, list[Vma], Vma | None]:
+        """The VMA before ``[start, end)``, those that share a byte with it, and the one after, in one search.
+
+        ``end`` is above ``start``.  What is before ends at ``start`` at most, what is after starts at ``end``
+        at least.
+
+        >>> s = VmaSet("mm1.vmas", [Vma(0x1000, 0x3000, 0x73), Vma(0x8000, 0x9000, 0x71)])
+        >>> s.around(0x2000, 0x3000) == (None, [s.at(0)], s.at(1))
+        True
+        """
+        low = self._low
+        c = bisect_right(low, start) - 1
+        if c < 0:
+            if not low:
+                return None, [], None
+            c = i = 0
+            vmas = self._vmas[0]
+        else:
+            vmas = self._vmas[c]
+            i = bisect_right(self._starts[c], start)
+            if vmas[i - 1].end > start:
+                i -= 1
+        before = vmas[i - 1] if i else self._vmas[c - 1][-1] if c else None
+        found: list[Vma] = []
+        while True:
+            if i == len(vmas):
+                c += 1
+                if c == len(low):
+                    return before, found, None
+                vmas = self._vmas[c]
+                i = 0
+            vma = vmas[i]
+            if vma.start >= end:
+                return before, found, vma
+            if i == 0 and vmas[-1].start < end:
+                found += vmas
+                i = len(vmas)
+            else:
+                found.append(vma)
+                i += 1
 
     def first_overlap(self, start: int, end: int) -> Vma | None:
         """The lowest VMA that shares a byte with ``[start, end)`` (find_vma_intersection)."""
@@ -334,11 +377,16 @@ class VmaSet(GapMaxima):
         del self._starts[c], self._vmas[c], self._gaps[c], self._low[c], self._max[c]
         self._restart_blocks(c)
 
-    def _halve(self, c: int, i: int) -> None:
-        """Cut chunk ``c`` in the middle, or before the VMA just put at the end of all (a rising fill)."""
-        at = len(self._starts[c]) >> 1
-        if c + 1 == len(self._low) and i + 1 == len(self._starts[c]):
+    def _cut(self, c: int, i: int) -> None:
+        """Cut chunk ``c``, which VMA ``i`` has made too large: in the middle, but where one mapping after the
+        other comes beside the last (upwards, or downwards as mmap does), so that what is behind stays full.
+        """
+        starts = self._starts[c]
+        at = len(starts) >> 1
+        if i and starts[i - 1] == self._last:
             at = i
+        elif i + 1 < len(starts) and starts[i + 1] == self._last:
+            at = i + 1
         for lists in (self._starts, self._gaps):
             lists.insert(c + 1, lists[c][at:])
             del lists[c][at:]

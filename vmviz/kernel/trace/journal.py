@@ -153,6 +153,14 @@ class Journal:
             self._records.append((store, key, store.get(key), new))
         store.put(key, new)
 
+    def change(self, store: Store, key: Any, old: Any, new: Any) -> None:
+        """`write` by a caller who knows what is there, which saves looking it up: ``old``."""
+        if self._at is not None:
+            self._refuse()
+        if self.enabled:
+            self.records.append((store, key, old, new))
+        store.put(key, new)
+
     def add(self, store: Any, key: Any, delta: int) -> None:
         """Add to one counter or cell."""
         if self._at is not None:

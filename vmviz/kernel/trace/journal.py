@@ -158,7 +158,7 @@ class Journal:
         if self._at is not None:
             self._refuse()
         if self.enabled:
-            self.records.append((store, key, old, new))
+            self._records.append((store, key, old, new))
         store.put(key, new)
 
     def add(self, store: Any, key: Any, delta: int) -> None:

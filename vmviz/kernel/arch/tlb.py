@@ -59,23 +59,20 @@ class Tlb:
 
     def flush(self, mm: int, flush: TlbFlush) -> int:
         """Forget the translations that a flush is about; returns how many were there."""
-        first, last = flush.start >> 12, (flush.end - 1) >> 12
-        whole = flush.kind == "full"
-        data = self.entries.data
-        few = (
-            not whole and last - first < TLB_ENTRIES
-        )  # direct mapped: each page has one slot that it can be in
-        slots = (
-            sorted({vpn & (TLB_ENTRIES - 1) for vpn in range(first, last + 1)}) if few else range(TLB_ENTRIES)
-        )
-        gone = [
-            slot
-            for slot in slots
-            if slot in data and data[slot][0] == mm and (whole or first <= data[slot][1] <= last)
-        ]
+        gone = self.doomed(mm, flush.start >> 12, (flush.end - 1) >> 12, flush.kind == "full")
         for slot in gone:
             self.journal.write(self.entries, slot, None)
         return len(gone)
+
+    def doomed(self, mm: int, first: int, last: int, whole: bool = False) -> list[int]:
+        """The slots with translations of the pages ``first`` to ``last``, or of all pages of ``mm``, ascending."""
+        data = self.entries.data
+        if not whole and last - first < len(data):  # direct mapped: each page has one slot that it can be in
+            slots = [vpn & (TLB_ENTRIES - 1) for vpn in range(first, last + 1)]
+            return sorted(s for vpn, s in enumerate(slots, first) if s in data and data[s][:2] == (mm, vpn))
+        return sorted(
+            slot for slot, (owner, vpn, _) in data.items() if owner == mm and (whole or first <= vpn <= last)
+        )
 
     def stale(self, mm: int, start: int, end: int) -> int:
         """How many translations of ``[start, end)`` are cached now."""

@@ -20,11 +20,13 @@ from ..arch.x86 import (
     _PAGE_PRESENT,
     _PAGE_PROTNONE,
     _PAGE_RW,
+    PTE_PFN_MASK,
     is_swap_pte,
     pmd_pfn,
 )
 from ..errors import CallerBugError, SignalRaised, UnknownContentsError
 from ..trace.bulk import Bulk, SetLane
+from .access_one import touch_one
 from .brk import expand_downwards
 from .contents import Contents
 from .flags import VM_EXEC, VM_GROWSDOWN, VM_HUGETLB, VM_READ, VM_WRITE
@@ -93,6 +95,29 @@ def access(
     c = mm.counters.data
     why = NOT_READ if read is None else ""
     return Access(last - first + 1, read, c["min_flt"] - minor, c["maj_flt"] - major, why)
+
+
+_WRITTEN = Access(1), Access(1, min_flt=1)
+"""What a write of one page comes to, without and with a fault."""
+
+
+def store_one(mm: Mm, addr: int, data: bytes | int) -> Access | None:
+    """Write into one page, if that is as simple as it mostly is; None where it has to be done by `access`."""
+    touched = touch_one(mm, addr, True, data)
+    return None if touched is None else _WRITTEN[touched[1]]
+
+
+def load_one(mm: Mm, addr: int, length: int) -> Access | None:
+    """Read ``length`` bytes of one page likewise."""
+    touched = touch_one(mm, addr, False, 0)
+    if touched is None:
+        return None
+    entry, faults = touched
+    frames, pfn = mm.sys.frames, (entry & PTE_PFN_MASK) >> 12
+    n = length if length <= 64 else 1
+    known = frames.known(pfn, addr & 4095, n)
+    read = frames.read(pfn, addr & 4095, n) if known else None
+    return Access(1, read, faults, 0, "" if known else NOT_READ)
 
 
 def _signal(name: str, code: str, addr: int, why: str) -> NoReturn:

@@ -40,6 +40,9 @@ class Contents:
         self._by_number: list[bytes] = [b"", b""]
         self._known: list[Spans | None] = [None, ()]  # None: all of it
         self._number: dict[tuple[bytes, Spans | None], int] = {(b"", None): 0, (b"", ()): UNKNOWN_CONTENT}
+        self._first_byte: dict[
+            int, int
+        ] = {}  # of a page of zeros: its offset and value -> the content's number
 
     def read(self, number: int, offset: int, length: int) -> bytes:
         """``length`` bytes at ``offset`` of page content ``number``; unknown ones as zeros: see `known`."""
@@ -58,6 +61,15 @@ class Contents:
         if spans is not None and data:
             spans = _joined(spans, offset, offset + len(data))
         return self.number(bytes(page), spans)
+
+    def with_byte(self, number: int, offset: int, byte: int) -> int:
+        """`written` for one byte, looked up where it was written into a page of zeros before."""
+        if number:
+            return self.written(number, offset, bytes((byte,)))
+        n = self._first_byte.get(offset << 8 | byte)
+        if n is None:
+            n = self._first_byte[offset << 8 | byte] = self.written(0, offset, bytes((byte,)))
+        return n
 
     def number(self, page: bytes, known: Spans | None = None) -> int:
         """The number of a content, of which all (None) or only some parts are known.

@@ -118,6 +118,8 @@ class Frames:
         self.mlock_count = Column("frame.mlock_count", nr_frames, np.int32)
         self.compound_mapcount = Keyed("frame.compound_mapcount")
         self.hugetlb_free = Keyed("frame.hugetlb_free")
+        columns = self.refcount, self.mapcount, self.flags, self.mapping, self.index, self.content
+        self._flats = tuple(column.flat for column in columns)
         self.regions: list[DeviceRegion] = []
         self.own_pfns, self.hidden_why = range(0), ""
         self.others_unknown = False
@@ -159,15 +161,16 @@ class Frames:
         )
 
     def put(self, pfn: int, page: tuple[int, ...], /) -> None:
-        """Set all columns of one frame; only the journal calls this."""
+        """Set all columns of one frame; only the journal and packed records call this."""
+        refcount, mapcount, flags, mapping, index, content = self._flats
         (
             state,
-            self.refcount.flat[pfn],
-            self.mapcount.flat[pfn],
-            self.flags.flat[pfn],
-            self.mapping.flat[pfn],
-            self.index.flat[pfn],
-            self.content.flat[pfn],
+            refcount[pfn],
+            mapcount[pfn],
+            flags[pfn],
+            mapping[pfn],
+            index[pfn],
+            content[pfn],
         ) = page
         self.states.put(pfn, state)
 

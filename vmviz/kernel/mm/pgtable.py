@@ -79,6 +79,7 @@ class TableArena(PageWalk):
         self.flat = self.rows.data.cast("B").cast("Q")
         self.line: NDArray[np.uint64] = np.zeros(rows, np.uint64)
         self._line = self.line.data
+        self._near, self._near_row = -1, 0  # the last-level table that was looked up last, by `near_slot`
         self.pfn_of = _RowFrames(rows)
         self.level_of = Column("pgtable.level", rows, np.int8)
         self.row_of = Column("pgtable.row_of", frames.nr_frames, np.int32)  # row + 1; 0: not a table
@@ -98,10 +99,27 @@ class TableArena(PageWalk):
     def put(self, slot: int, value: int, /) -> None:
         """Set one entry; only the journal calls this."""
         self.flat[slot] = value
-        self._line[slot >> self.bits] = 0
+        row = slot >> self.bits
+        self._line[row] = 0
+        if row != self._near_row:
+            self._near = -1
+
+    def near_slot(self, pgd: int, va: int) -> int:
+        """`lookup`, quick where ``va`` lies in the table of the last time.
+
+        That table is forgotten as soon as an entry of another one changes: it might be one on the way to it.
+        """
+        key = pgd << 52 | va >> 21
+        if key == self._near:
+            return self._near_row << 9 | va >> 12 & 511
+        slot = self.lookup(pgd, va)
+        if slot >= 0:
+            self._near, self._near_row = key, slot >> 9
+        return slot
 
     def put_many(self, index: Index, values: Any) -> None:
         """Set many entries, for a `Ramp` those of neighbouring slots; only lanes call this."""
+        self._near = -1
         if not isinstance(index, slice):
             self.entries[index] = values
             self.line[index >> self.bits] = 0
@@ -116,6 +134,21 @@ class TableArena(PageWalk):
         if low < high:
             first = values.first + (((low << self.bits) - index.start) << 12)
             self.line[low:high] = self.line_of(first, high - low)
+
+    def clear_few(self, slot: int, n: int) -> None:
+        """Clear ``n`` (at most 64) entries of one table; only packed records call this."""
+        if n == 1:
+            self.flat[slot] = 0
+        else:
+            self.flat[slot : slot + n] = _ZEROS[:n]
+        self._line[slot >> self.bits] = 0
+
+    def fill_few(self, slot: int, n: int, first: int) -> None:
+        """Set ``n`` entries of one table to frames in line; only packed records call this."""
+        flat = self.flat
+        for i in range(n):
+            flat[slot + i] = first + (i << 12)
+        self._line[slot >> self.bits] = 0
 
     def line_of(self, first: int, tables: int) -> NDArray[np.uint64]:
         """What ``line`` is for neighbouring tables with frames in line from the entry ``first`` on."""
@@ -227,6 +260,8 @@ class TableArena(PageWalk):
         """Tables of all processes, roots and those kept for huge leaves included."""
         return int(np.count_nonzero(self.pfn_of.array))
 
+
+_ZEROS = memoryview(bytes(8 * 64)).cast("Q")
 
 NO_DEPOSIT = -1
 """Of a huge leaf in `TableArena.huge` that is never split: one of hugetlb."""

@@ -116,6 +116,7 @@ class RangeColumn(Column):
     """
 
     _SPREAD = 32  # additions that are kept; the next one spreads them
+    _FEW = 8  # cells that are added to one by one
 
     def __init__(self, name: str, length: int, dtype: DTypeLike) -> None:
         self._noted: list[tuple[int, int, int]] = []
@@ -148,6 +149,15 @@ class RangeColumn(Column):
     def add(self, key: int, delta: int) -> None:
         """Add to one cell."""
         self.flat[key] += delta
+
+    def add_few(self, key: int, n: int, delta: int) -> None:
+        """Add to ``n`` neighbouring cells."""
+        if n > self._FEW:
+            self.add_many(slice(key, key + n), delta)
+            return
+        flat = self.flat
+        for i in range(key, key + n):
+            flat[i] += delta
 
     def put_many(self, index: Index, values: Any) -> None:
         """Set many cells, to one value each or to one for all."""

@@ -45,15 +45,17 @@ from .normal_page import (
     pfns_of,
 )
 from .zap_checks import WRAP, find_danger, judge, nearest_legal
+from .zap_few import ZapFew, zap_few
 
 
-@attrs.frozen
+@attrs.define
 class ZapResult:
     """What a zap did.
 
     ``ret`` is what the caller gets: 0 or -1 under the "int" contract, None under the others (and for a call
     that is the caller's bug).  ``verdict`` is 0 or -1 whatever the contract.  ``tlb`` lists the flushes,
-    ``checks`` what was judged, ``danger`` ("BUG_ON", "runaway") how the call would have killed a real kernel.
+    ``checks`` what was judged (both made when asked for after a zap of a few pages), ``danger`` ("BUG_ON",
+    "runaway") how the call would have killed a real kernel.
     """
 
     ret: int | None
@@ -61,11 +63,23 @@ class ZapResult:
     refusal: Refusal | None = None
     ptes_cleared: int = 0
     ptes_unknown: int = 0
-    tlb: tuple[TlbFlush, ...] = ()
+    _tlb: tuple[TlbFlush, ...] = ()
     frames_freed: int = 0
     why_nothing: str = ""
-    checks: tuple[CheckResult, ...] = ()
+    _checks: tuple[CheckResult, ...] = ()
     danger: str = ""
+    _few: ZapFew | None = attrs.field(default=None, eq=False)
+
+    @property
+    def tlb(self) -> tuple[TlbFlush, ...]:
+        """The flushes."""
+        return self._tlb if self._few is None else (self._few.flush,)
+
+    @property
+    def checks(self) -> tuple[CheckResult, ...]:
+        """What was judged, in the kernel's order."""
+        few = self._few
+        return self._checks if few is None else judge(few.vma, few.address, few.n << 12, few.contract)
 
 
 def zap_vma_ptes(mm: Mm, vma: Vma, address: int, size: int, func: str = "zap_vma_ptes") -> ZapResult:
@@ -76,6 +90,9 @@ def zap_vma_ptes(mm: Mm, vma: Vma, address: int, size: int, func: str = "zap_vma
     that would kill a real kernel is refused as the caller's bug (``ret`` None, ``refusal.check``
     "caller_bug") and harms nothing.
     """
+    few = zap_few(mm, vma, address, size, func)
+    if few is not None:
+        return ZapResult(0 if few.contract == "int" else None, 0, None, few.n, few=few)
     j = mm.sys.journal
     contract = mm.sys.zap_contract
     j.enter(func, ("vma", vma.start), ("address", address), ("size", size))

@@ -7,7 +7,8 @@ import pytest
 
 from tests.live.synthetic import FakeVma
 from vmviz.live import LiveError
-from vmviz.live.maps import parse_maps, parse_smaps
+from vmviz.live.maps import parse_maps
+from vmviz.live.smaps import parse_smaps
 
 LINES = [
     (

@@ -80,6 +80,30 @@ class TextColumn:
         ids = [index.setdefault(text, len(index)) for text in texts]
         return cls(np.array(ids, dtype=np.uint64), tuple(index))
 
+    @classmethod
+    def joined(cls, parts: Sequence[TextColumn]) -> TextColumn:
+        """The rows of several columns, one after the other.
+
+        >>> TextColumn.joined([TextColumn.of(["a", "b"]), TextColumn.of(["b", "c"])])[2]
+        'b'
+        """
+        index: dict[str, int] = {}
+        ids = [_empty()]
+        for part in parts:
+            new = [index.setdefault(text, len(index)) for text in part.values]
+            ids.append(np.array(new, dtype=np.uint64)[part.ids.astype(np.int64)])
+        return cls(np.concatenate(ids), tuple(index))
+
+    def take(self, rows: NDArray[np.bool_]) -> TextColumn:
+        """The column of the rows that a mask chooses, with the texts that these use."""
+        ids = self.ids[rows].astype(np.int64)
+        used = np.bincount(ids, minlength=len(self.values)) > 0
+        rank = np.cumsum(used) - 1
+        return TextColumn(
+            rank[ids].astype(np.uint64),
+            tuple(text for text, wanted in zip(self.values, used.tolist(), strict=True) if wanted),
+        )
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -198,21 +222,16 @@ class VmaTable(Sequence[VmaRecord]):
 
     def take(self, rows: NDArray[np.bool_]) -> VmaTable:
         """Return the table of the rows that the mask ``rows`` chooses."""
-
-        def text(col: TextColumn) -> TextColumn:
-            used, ids = np.unique(col.ids[rows], return_inverse=True)
-            return TextColumn(ids.astype(np.uint64), tuple(col.values[int(i)] for i in used))
-
         return VmaTable(
             start=self.start[rows],
             end=self.end[rows],
             offset=self.offset[rows],
             inode=self.inode[rows],
             vm_flags=self.vm_flags[rows],
-            perms=text(self.perms),
-            dev=text(self.dev),
-            path=text(self.path),
-            codes=text(self.codes),
+            perms=self.perms.take(rows),
+            dev=self.dev.take(rows),
+            path=self.path.take(rows),
+            codes=self.codes.take(rows),
             smaps={name: values[rows] for name, values in self.smaps.items()},
         )
 

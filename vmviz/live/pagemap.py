@@ -1,4 +1,4 @@
-"""Reading /proc/PID/pagemap, /proc/kpageflags and /proc/kpagecount in bounded memory.
+"""Reading /proc/PID/pagemap in bounded memory.
 
 Adjacent VMAs are read with one call.  A large and mostly empty range is asked about first: PAGEMAP_SCAN
 (Linux 6.7) names its populated parts; without it, a range for which smaps counts nothing is skipped, and what
@@ -11,12 +11,12 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from vmviz.live.image import KPF_NOPAGE, PM_PFRAME, PM_PRESENT, U64, VM_PFNMAP, PageColumns, VmaTable
+from vmviz.live.image import U64, VM_PFNMAP, VmaTable
 from vmviz.live.procfs import GoneError, ProcFs
 
 CHUNK_PAGES = 1 << 18  # 2 MiB of pagemap, 1 GiB of address space with 4 KiB pages
+SLACK = 1 << 12  # rows beyond those that smaps counts: zero pages, and what comes meanwhile
 JOIN_GAP = 16  # pages: reading a small hole is cheaper than another call
-PFN_GAP = 64
 
 
 @attrs.frozen
@@ -101,18 +101,31 @@ def read_pagemap(
 
     Raises GoneError when the address space ends meanwhile.
     """
-    reader = _Reader(proc, fd, page_size, limits, scratch)
     resident = resident_kb(vmas)
+    known = 0 if resident is None else int(resident.sum()) * 1024 // page_size
+    reader = _Reader(proc, fd, page_size, limits, scratch, min(known + SLACK, limits.max_pages))
     for first, end, row in plan_runs(vmas, page_size, limits.dense_pages):
         if row < 0:
             reader.read(first, end)
         else:
             reader.read_large(first, end, None if resident is None else int(resident[row]))
     vpn, entry = reader.rows()
-    inside = inside_mask(vpn, vmas, page_size)
-    if not inside.all():  # a VMA came up in a joined hole meanwhile; the comparison of maps will say so
+    if not _all_inside(vpn, vmas, page_size):
+        # A VMA came up in a joined hole meanwhile; the comparison of maps will say so.
+        inside = inside_mask(vpn, vmas, page_size)
         vpn, entry = vpn[inside], entry[inside]
     return PagemapResult(vpn, entry, tuple(reader.unread), tuple(reader.warnings()))
+
+
+def _all_inside(vpn: U64, vmas: VmaTable, page_size: int) -> bool:
+    """Whether the readable VMAs, being disjoint, hold as many of the pages as there are."""
+    size = np.uint64(page_size)
+    plain = (vmas.vm_flags & np.uint64(VM_PFNMAP)) == 0
+    start, end = vmas.start[plain] // size, vmas.end[plain] // size
+    if (end < start).any() or (start[1:] < end[:-1]).any():
+        return False
+    held = np.searchsorted(vpn, end) - np.searchsorted(vpn, start)
+    return int(held.sum()) == len(vpn)
 
 
 def inside_mask(vpn: U64, vmas: VmaTable, page_size: int) -> NDArray[np.bool_]:
@@ -131,12 +144,13 @@ def inside_mask(vpn: U64, vmas: VmaTable, page_size: int) -> NDArray[np.bool_]:
 
 
 class _Reader:
-    def __init__(self, proc: ProcFs, fd: int, page_size: int, limits: Limits, scratch: Scratch) -> None:
+    def __init__(
+        self, proc: ProcFs, fd: int, page_size: int, limits: Limits, scratch: Scratch, expected: int
+    ) -> None:
         self.proc, self.fd, self.page_size = proc, fd, page_size
         self.limits, self.words = limits, scratch.words
         self.unread: list[tuple[int, int]] = []
-        self._vpns: list[U64] = []
-        self._entries: list[U64] = []
+        self._rows = np.empty((2, expected), dtype=np.uint64)  # vpn and entry; grows when it must
         self._kept = 0
         self._blind = limits.blind_pages
         self._can_scan = True
@@ -154,18 +168,26 @@ class _Reader:
             chunk = self.words[:want]
             if self.proc.pread_words(self.fd, chunk, low) < want:
                 raise GoneError
-            hits = np.flatnonzero(chunk >> np.uint64(62))
+            hits = np.flatnonzero(chunk >> np.uint64(62)).astype(np.int64, copy=False)
             room = self.limits.max_pages - self._kept
             if len(hits) > room:
                 self._over_kept = True
                 self._leave(low + int(hits[room]), end)
                 hits = hits[:room]
             if len(hits):
-                self._vpns.append(hits.astype(np.uint64) + np.uint64(low))
-                self._entries.append(chunk[hits])
-                self._kept += len(hits)
+                self._keep(hits, low, chunk)
             if self._over_kept:
                 return
+
+    def _keep(self, hits: NDArray[np.int64], low: int, chunk: U64) -> None:
+        first, stop = self._kept, self._kept + len(hits)
+        if stop > self._rows.shape[1]:
+            wider = np.empty((2, max(stop, 2 * first)), dtype=np.uint64)
+            wider[:, :first] = self._rows[:, :first]
+            self._rows = wider
+        np.add(hits.view(np.uint64), np.uint64(low), out=self._rows[0, first:stop])
+        np.take(chunk, hits, out=self._rows[1, first:stop], mode="clip")  # "raise" would go through a copy
+        self._kept = stop
 
     def read_large(self, first: int, end: int, resident_kb: int | None) -> None:
         """Read a range that may be almost empty."""
@@ -217,9 +239,7 @@ class _Reader:
 
     def rows(self) -> tuple[U64, U64]:
         """Return the columns vpn and entry of everything kept."""
-        if not self._vpns:
-            return np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint64)
-        return np.concatenate(self._vpns), np.concatenate(self._entries)
+        return self._rows[0, : self._kept], self._rows[1, : self._kept]
 
     def warnings(self) -> list[str]:
         """Say what was not read."""
@@ -237,55 +257,3 @@ class _Reader:
         if self._over_kept:
             out.append(f"the limit of {self.limits.max_pages} pages is reached: the rest is unknown")
         return out
-
-
-def pfn_runs(pfns: U64) -> list[tuple[int, int]]:
-    """Return the half-open runs that cover sorted ``pfns``, joined over gaps of up to `PFN_GAP` frames.
-
-    >>> pfn_runs(np.array([5, 6, 9, 1000], dtype=np.uint64))
-    [(5, 10), (1000, 1001)]
-    """
-    if not len(pfns):
-        return []
-    cuts = np.flatnonzero(pfns[1:] - pfns[:-1] > np.uint64(PFN_GAP))
-    first = pfns[np.concatenate((np.zeros(1, dtype=np.int64), cuts + 1))]
-    last = pfns[np.concatenate((cuts, np.array([len(pfns) - 1], dtype=np.int64)))]
-    return list(zip(first.tolist(), (last + np.uint64(1)).tolist(), strict=True))
-
-
-def read_by_pfn(proc: ProcFs, fd: int, pfn: U64, scratch: Scratch, absent: int) -> U64:
-    """Return each frame's word from a file indexed by PFN; 0 for PFN 0, ``absent`` past the end."""
-    distinct, back = np.unique(pfn, return_inverse=True)
-    values = np.zeros(len(distinct), dtype=np.uint64)
-    for first, end in pfn_runs(distinct[distinct != 0]):
-        for low in range(first, end, len(scratch.words)):
-            chunk = scratch.words[: min(len(scratch.words), end - low)]
-            got = proc.pread_words(fd, chunk, low)
-            chunk[got:] = absent
-            i, j = np.searchsorted(distinct, np.array([low, low + len(chunk)], dtype=np.uint64))
-            values[i:j] = chunk[(distinct[i:j] - np.uint64(low)).astype(np.int64)]
-    return values[back]
-
-
-def with_frames(proc: ProcFs, vpn: U64, entry: U64, scratch: Scratch) -> tuple[PageColumns, bool, str]:
-    """Add PFNs, flags and counts to the rows; return (pages, PFNs visible, the rights that are missing)."""
-    present = (entry & np.uint64(PM_PRESENT)) != 0
-    pfn = np.where(present, entry & np.uint64(PM_PFRAME), np.uint64(0))
-    if present.any() and not pfn.any():
-        right = (
-            "CAP_SYS_ADMIN in the first user namespace (without it /proc/PID/pagemap shows no page frame "
-            "numbers, and so /proc/kpageflags and /proc/kpagecount cannot be looked up)"
-        )
-        return PageColumns(vpn, entry, pfn), False, right
-    missing: list[str] = []
-    columns: list[U64 | None] = []
-    for name, absent in (("/kpageflags", KPF_NOPAGE), ("/kpagecount", 0)):
-        try:
-            with proc.open(name) as fd:
-                columns.append(read_by_pfn(proc, fd, pfn, scratch, absent))
-        except OSError as error:
-            columns.append(None)
-            missing.append(
-                f"reading {proc.path(name)} (mode 0400: root or CAP_DAC_READ_SEARCH): {error.strerror}"
-            )
-    return PageColumns(vpn, entry, pfn, columns[0], columns[1]), True, "; ".join(missing)

@@ -11,10 +11,12 @@ import attrs
 import numpy as np
 
 from vmviz.live.errors import LiveError
+from vmviz.live.frames import with_frames
 from vmviz.live.image import VM_PFNMAP, PageColumns, ProcessImage, VmaTable
-from vmviz.live.maps import ParsedMaps, parse_maps, parse_smaps
-from vmviz.live.pagemap import Limits, PagemapResult, Scratch, read_pagemap, with_frames
+from vmviz.live.maps import ParsedMaps, parse_maps
+from vmviz.live.pagemap import Limits, PagemapResult, Scratch, read_pagemap
 from vmviz.live.procfs import GoneError, ProcFs
+from vmviz.live.smaps import parse_smaps_blocks
 
 _PF_KTHREAD = 0x00200000
 # Field numbers of proc(5), /proc/PID/stat, counted from 1.
@@ -85,7 +87,7 @@ def read_from(proc: ProcFs, *, taken: str | None = None, limits: Limits) -> Proc
     _check_alive(proc, identity)
     if attempt is None:
         raise LiveError(_title(proc), "its address space was replaced each time it was read", "try again")
-    return _build(proc, attempt, taken, scratch)
+    return _build(proc, attempt, taken)
 
 
 def _locate(pid: int | str, root: str) -> ProcFs:
@@ -159,10 +161,12 @@ def _read_once(proc: ProcFs, limits: Limits, scratch: Scratch) -> _Attempt:
     if not before:
         raise _no_address_space(proc)
     try:
-        smaps = proc.read("smaps", limits.max_text)
+        parsed = parse_smaps_blocks(proc.blocks("smaps", limits.max_text))
     except FileNotFoundError:
-        smaps = b""
-    parsed = parse_smaps(smaps) if smaps else parse_maps(before)
+        parsed = parse_smaps_blocks(())
+    has_smaps = len(parsed.vmas) > 0
+    if not has_smaps:
+        parsed = parse_maps(before)
     # The gate VMA lies in the kernel half and has no page table entries of the process.
     user = parsed.vmas.path.ids != np.uint64(_index(parsed.vmas, "[vsyscall]"))
     parsed = attrs.evolve(parsed, vmas=parsed.vmas.take(user)) if not user.all() else parsed
@@ -175,7 +179,7 @@ def _read_once(proc: ProcFs, limits: Limits, scratch: Scratch) -> _Attempt:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT) or not proc.exists():
             raise
         pages = None
-    return _Attempt(parsed, bool(smaps), pages, proc.read("maps", limits.max_text), before)
+    return _Attempt(parsed, has_smaps, pages, proc.read("maps", limits.max_text), before)
 
 
 def _index(vmas: VmaTable, path: str) -> int:
@@ -202,7 +206,7 @@ def _page_size(vmas: VmaTable) -> int:
     return os.sysconf("SC_PAGE_SIZE")
 
 
-def _build(proc: ProcFs, attempt: _Attempt, taken: str | None, scratch: Scratch) -> ProcessImage:
+def _build(proc: ProcFs, attempt: _Attempt, taken: str | None) -> ProcessImage:
     vmas, result = attempt.parsed.vmas, attempt.pages
     page_size = _page_size(vmas)
     warnings, notes = _remarks(attempt)
@@ -218,7 +222,7 @@ def _build(proc: ProcFs, attempt: _Attempt, taken: str | None, scratch: Scratch)
         warnings.append("pagemap could not be read: every page is unknown")
         unknown = list(zip(vmas.start.tolist(), vmas.end.tolist(), strict=True))
     else:
-        pages, visible, missing = with_frames(proc, result.vpn, result.entry, scratch)
+        pages, visible, missing = with_frames(proc, result.vpn, result.entry)
         warnings.extend(result.warnings)
         unknown.extend(result.unread)
         if not attempt.has_smaps:

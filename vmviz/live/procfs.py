@@ -17,6 +17,7 @@ from vmviz.live.errors import LiveError
 from vmviz.live.image import U64
 
 READ_SIZE = 1 << 16  # seq_file hands out about a page per read; larger buffers only cost allocations
+BLOCK_SIZE = 1 << 21
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
 
 # ioctl PAGEMAP_SCAN (Linux 6.7+): _IOWR('f', 16, struct pm_scan_arg of 12 words).
@@ -60,15 +61,24 @@ class ProcFs:
 
     def read(self, name: str, limit: int = 1 << 20) -> bytes:
         """Return the whole text of a file; `LiveError` when it has more than ``limit`` bytes."""
-        parts: list[bytes] = []
-        total = 0
+        return b"".join(self.blocks(name, limit))
+
+    def blocks(self, name: str, limit: int) -> Iterator[bytes]:
+        """Read a file in pieces of about `BLOCK_SIZE` bytes; `LiveError` when it has more than ``limit``."""
+        room = memoryview(bytearray(READ_SIZE))
+        filled = total = 0
         with self.open(name) as fd:
-            while part := os.read(fd, READ_SIZE):
-                parts.append(part)
-                total += len(part)
+            while got := os.readv(fd, (room[filled:],)):
+                filled += got
+                total += got
                 if total > limit:
                     raise LiveError(self.path(name), f"it is longer than the limit of {limit} bytes")
-        return b"".join(parts)
+                if len(room) - filled < READ_SIZE // 2:
+                    yield bytes(room[:filled])
+                    filled = 0
+                    if len(room) < BLOCK_SIZE:
+                        room = memoryview(bytearray(BLOCK_SIZE))
+        yield bytes(room[:filled])
 
     def read_optional(self, name: str, limit: int = 1 << 20) -> bytes:
         """Return the text of a file, or b"" when it cannot be opened or read."""
@@ -77,16 +87,19 @@ class ProcFs:
         except OSError:
             return b""
 
-    def pread_words(self, fd: int, out: U64, first: int) -> int:
-        """Fill ``out`` with 8-byte words from word number ``first`` on; return how many words were there."""
-        view = memoryview(out.view(np.uint8))  # type: ignore[arg-type]
-        done = 0
-        while done < len(view):
-            got = os.preadv(fd, [view[done:]], first * 8 + done)
+    def pread(self, fd: int, room: memoryview, offset: int) -> int:
+        """Fill ``room`` with the bytes from ``offset`` on; return how many were there."""
+        done = os.preadv(fd, (room,), offset)
+        while 0 < done < len(room):  # nearly always all comes at once
+            got = os.preadv(fd, (room[done:],), offset + done)
             if got <= 0:
                 break
             done += got
-        return done // 8
+        return done
+
+    def pread_words(self, fd: int, out: U64, first: int) -> int:
+        """Fill ``out`` with 8-byte words from word number ``first`` on; return how many words were there."""
+        return self.pread(fd, memoryview(out.view(np.uint8)), first * 8) // 8  # type: ignore[arg-type]
 
     def scan_populated(self, fd: int, start: int, end: int) -> tuple[list[tuple[int, int]], int] | None:
         """Ask PAGEMAP_SCAN for populated byte ranges from ``start`` on; return (ranges, where it came to).

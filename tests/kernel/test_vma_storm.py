@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from typing import Any
 
 import pytest
 
+from vmviz.kernel.errors import VmvizError
 from vmviz.kernel.machine import Machine
-from vmviz.kernel.mm.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE
-from vmviz.kernel.trace.journal import Record
+from vmviz.kernel.mm import mmap, munmap
+from vmviz.kernel.mm.flags import (
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_GROWSDOWN,
+    MAP_LOCKED,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+)
+from vmviz.kernel.mm.munmap import do_munmap
+from vmviz.kernel.mm.vma import Vma
+from vmviz.kernel.trace.journal import Enter, Leave, Record
+from vmviz.kernel.verify import verify
 
 PAGE = 4096
 ANON = MAP_PRIVATE | MAP_ANONYMOUS
@@ -63,3 +76,97 @@ def test_a_munmap_of_many_writes_a_counter_once_for_each_kind() -> None:
     assert m.mm.counters.get("total_vm") == sum(v.nr_pages for v in m.mm.vmas)
     m.journal.seek((0, 0))
     assert m.digest() == before
+
+
+# ---- packed records tell what the long way writes
+
+
+def plain(records: list[Record]) -> list[Any]:
+    """Records as values that compare."""
+    return [
+        (r[0].name, *r[1:]) if isinstance(r, tuple)
+        else (type(r).__name__, r.func, r.fields) if isinstance(r, Enter)
+        else (type(r).__name__, r.func, r.ret) if isinstance(r, Leave)
+        else repr(r)
+        for r in records
+    ]  # fmt: skip
+
+
+def storm(seed: int) -> Machine:
+    """Mappings and unmappings at random: in holes, over others, side by side, touched or not, within limits."""
+    dice = random.Random(seed)
+    kernel = dice.choice(("6.1", "6.12", "6.18"))
+    m = Machine(ram=32 << 20, vdso=False, kernel=kernel)
+    m.sysctl("vm.overcommit_memory", dice.choice((0, 1, 2)))
+    if dice.random() < 0.3:
+        m.rlimit("as", 600 * PAGE + m.mm.counters.get("total_vm") * PAGE)
+    if dice.random() < 0.3:
+        m.sysctl("vm.max_map_count", 12)
+    m.seal()
+    base = m.mm.field("mmap_base") - (1 << 22)
+    shared = m.open("/dev/fb0")
+    for _ in range(60):
+        at = base + (dice.randrange(900) << 12)
+        size = dice.choice((1, 1, 2, 3, 16, 600)) * PAGE
+        prot = dice.choice((0, 1, 3, 3, 3, 5))
+        choice = dice.random()
+        try:
+            if choice < 0.25:
+                m.mmap(0, size, prot, ANON)
+            elif choice < 0.45:
+                m.mmap(
+                    at,
+                    size,
+                    prot,
+                    ANON | dice.choice((0, MAP_FIXED, MAP_GROWSDOWN, MAP_NORESERVE, MAP_LOCKED)),
+                )
+            elif choice < 0.5:
+                m.mmap(0, size, prot, "shared", dice.choice((-1, shared)))
+            elif choice < 0.65:
+                m.munmap(at, size)
+            elif choice < 0.85:
+                vma = dice.choice([*m.mm.vmas, Vma(base, base + PAGE, 0)])
+                if vma.start >= base:
+                    m.munmap(vma.start, vma.size)
+            elif choice < 0.95:
+                m.store(at, dice.choice((1, 2)) * PAGE)
+            else:
+                m.mprotect(at, size, prot)
+        except VmvizError:
+            continue
+    return m
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_packed_records_are_those_of_the_long_way(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = storm(seed)
+    packed = len(quick.journal._packed)
+    monkeypatch.setattr(mmap, "mapped", lambda *_: False)
+    monkeypatch.setattr(munmap, "unmapped", lambda *_: False)
+    slow = storm(seed)
+    assert packed > 3
+    assert len(slow.journal._packed) < packed
+    assert quick.digest() == slow.digest()
+    end = quick.journal.end
+    quick.journal.seek((0, 0))
+    start = quick.digest()
+    quick.journal.seek(end)
+    assert quick.digest() == slow.digest()
+    assert plain(quick.journal.records) == plain(slow.journal.records)
+    quick.journal.seek((0, 0))
+    assert quick.digest() == start
+    assert verify(quick) == []
+
+
+def test_without_the_journal_nothing_is_kept() -> None:
+    m, base = machine(40)
+    m.journal.enabled = False
+    m.munmap(base + 8 * PAGE, PAGE)
+    assert m.mmap(0, PAGE, 1, ANON) == base + 8 * PAGE
+    assert m.journal.end == (0, 0)
+    m.journal.enabled = True
+    m.munmap(base + 8 * PAGE, PAGE)
+    m.journal.seek((0, 0))
+    with pytest.raises(ValueError, match="in the past"):
+        do_munmap(m.mm, base, PAGE)
+    assert m.mm.vma_at(base) is not None

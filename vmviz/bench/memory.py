@@ -20,9 +20,13 @@ from ..kernel.mm.vma import Vma
 from ..kernel.trace.journal import Position
 from .harness import Bench, MissingError, Sample, Workload
 from .kernel import (
+    FAILED,
     MADV_DONTNEED,
     MADV_POPULATE_READ,
     MADV_POPULATE_WRITE,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_PRIVATE,
     PROT_READ,
     PROT_WRITE,
     Kernel,
@@ -283,7 +287,7 @@ def _pairs(m: Machine, base: int, count: int, n: int) -> Sample:
 def _storm_list(scale: int) -> Bench:
     count, n = 65_530 // scale, 50
     m, base = many_vmas(count)
-    ours = _pairs(m, base, count, n)
+    ours = _pairs(m, base, count, 10 * n)
     try:
         from sortedcontainers import SortedKeyList  # type: ignore[import-untyped] # noqa: PLC0415 (may be missing)
     except ImportError:
@@ -307,30 +311,51 @@ def _storm_list(scale: int) -> Bench:
     return Bench(ours, yard, note=f"{count} VMAs")
 
 
+_ANON = MAP_PRIVATE | MAP_ANONYMOUS
+
+
 def _storm_kernel(scale: int) -> Bench:
-    count, n = 60_000 // scale, 50
+    count, n = 60_000 // scale, 500
     m, low = many_vmas(count)
     ours = _pairs(m, low, count, n)
     dice = random.Random(1)
+    filled: list[tuple[int, int]] = []
     try:
         kernel = Kernel()
         base = kernel.mmap(count << 12)
         for i in range(0, count, 2):
             kernel.mprotect(base + (i << 12), PAGE, PROT_READ)
+        # What is free above goes first, so that the highest hole is the one that a munmap has made.
+        for size in (1 << shift for shift in range(46, 11, -1)):
+            while (at := kernel.libc.mmap(None, size, 0, _ANON, -1, 0)) not in (None, FAILED) and at > base:
+                filled.append((at, size))
+            if at not in (None, FAILED):
+                kernel.munmap(at, size)
     except MissingError as error:
         return Bench(ours, why=str(error))
 
     def yard() -> float:
         total = 0.0
-        for _ in range(n):
-            at = base + (dice.randrange(count) << 12)
+        spots = [dice.randrange(4, count - 4) for _ in range(n)]
+        for i in spots:
+            at = base + (i << 12)
             total += kernel.munmap(at, PAGE)
             begin = perf_counter()
-            kernel.libc.mmap(at, PAGE, PROT_READ | PROT_WRITE, 0x32, -1, 0)
+            got = kernel.libc.mmap(None, PAGE, PROT_READ | PROT_WRITE, _ANON, -1, 0)
             total += perf_counter() - begin
+            if got != at:  # something of this process has been freed above in the meantime
+                kernel.libc.mmap(at, PAGE, PROT_READ | PROT_WRITE, _ANON | MAP_FIXED, -1, 0)
+                filled.append((got, PAGE))
+        for i in spots:  # what has joined its neighbours is cut off again
+            if not i & 1:
+                kernel.mprotect(base + (i << 12), PAGE, PROT_READ)
         return total / n
 
-    return Bench(ours, yard, close=lambda: void(kernel.munmap(base, count << 12)))
+    def close() -> None:
+        for at, size in [*filled, (base, count << 12)]:
+            kernel.munmap(at, size)
+
+    return Bench(ours, yard, close=close)
 
 
 MEMORY: tuple[Workload, ...] = (

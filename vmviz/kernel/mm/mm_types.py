@@ -203,7 +203,7 @@ class Mm:
         """Add pages to the counters of the VMA's class (`vm_stat_account`); negative to take away."""
         j = self.sys.journal
         j.add(self.counters, "total_vm", pages)
-        name = _STAT_CLASS.get(vma_flags & STAT_FLAGS)
+        name = stat_class(vma_flags)
         if name:
             j.add(self.counters, name, pages)
 
@@ -237,7 +237,10 @@ def stat_class(vm_flags: int) -> str:
     >>> stat_class(VM_WRITE), stat_class(VM_EXEC), stat_class(VM_WRITE | VM_GROWSDOWN), stat_class(VM_SHARED)
     ('data_vm', 'exec_vm', 'stack_vm', '')
     """
-    kind = vm_flags & STAT_FLAGS
+    return _CLASSES[vm_flags & STAT_FLAGS]
+
+
+def _class_of(kind: int) -> str:
     if (kind & (VM_EXEC | VM_WRITE | VM_GROWSDOWN)) == VM_EXEC:
         return "exec_vm"
     if kind & VM_GROWSDOWN:
@@ -248,7 +251,7 @@ def stat_class(vm_flags: int) -> str:
 
 
 _BITS = (VM_EXEC, VM_WRITE, VM_SHARED, VM_GROWSDOWN)
-_STAT_CLASS = {
-    flags: stat_class(flags)
+_CLASSES = {
+    flags: _class_of(flags)
     for flags in (sum(bit for k, bit in enumerate(_BITS) if i >> k & 1) for i in range(1 << len(_BITS)))
 }

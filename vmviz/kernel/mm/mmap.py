@@ -65,6 +65,7 @@ from .util import (
 )
 from .vma import Vma
 from .vma_merge import vma_expand
+from .vma_packed import mapped
 
 PAGE_MASK = ~4095
 TOP = 1 << 64
@@ -259,6 +260,8 @@ def mmap_region(
 
     Simplified: what a shared anonymous mapping would charge (shmem_acct_size) is judged, but not kept.
     """
+    if backing is None and not vm_flags & (VM_SHARED | VM_LOCKED) and mapped(mm, addr, size, vm_flags, pgoff):
+        return addr
     j = mm.sys.journal
     end = addr + size
     j.enter("mmap_region", ("addr", addr), ("len", size), ("vm_flags", vm_flags))

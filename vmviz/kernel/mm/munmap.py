@@ -15,6 +15,7 @@ from .mmu_gather import MmuGather
 from .util import max_map_count
 from .vma import Vma
 from .vma_merge import do_split_vma
+from .vma_packed import unmapped
 
 
 def _fail(errno: str, why: str) -> NoReturn:
@@ -38,9 +39,11 @@ def do_munmap(mm: Mm, addr: int, length: int) -> MmuGather | None:
     before, vmas, after = mm.vmas.around(addr, end)
     if not vmas:
         return None
+    first, last = vmas[0], vmas[-1]
+    if first is last and addr == first.start and end == first.end and unmapped(mm, first, before, after):
+        return MmuGather(mm)
     j = mm.sys.journal
     j.enter("do_mas_align_munmap", ("start", addr), ("end", end))
-    first, last = vmas[0], vmas[-1]
     if first.start < addr and first.end > end and len(mm.vmas) >= max_map_count(mm):
         j.leave("do_mas_align_munmap", "ENOMEM")
         _fail("ENOMEM", "punching a hole would exceed max_map_count")
@@ -119,10 +122,8 @@ def free_pgtables(mm: Mm, start: int, end: int, floor: int, ceiling: int, gather
     """
     j = mm.sys.journal
     j.enter("free_pgtables", ("floor", floor), ("ceiling", ceiling))
-    top = ceiling or mm.task_size + (1 << 39)
-    span = 1 << mm.sys.mode.levels[-2].shift  # what a table of the lowest level maps
-    if (floor + span - 1 & -span) + span <= top:  # no upper table fits between where no lower one does
-        _free_level(mm, mm.pgd, 0, 0, start, end, floor, top, gather)
+    if mm.sys.arena.frees_tables(floor, ceiling):
+        _free_level(mm, mm.pgd, 0, 0, start, end, floor, ceiling or mm.task_size + (1 << 39), gather)
     j.leave("free_pgtables")
 
 

@@ -61,6 +61,28 @@ class PageWalk:
             row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
         return slots
 
+    def frees_tables(self, floor: int, ceiling: int) -> bool:
+        """Whether what one table of the lowest level maps fits between ``floor`` and ``ceiling`` (0: no limit);
+        else no table goes with what lies between, the upper ones map more.
+        """
+        span = 1 << self.upper[-1][0]
+        return not ceiling or (floor + span - 1 & -span) + span <= ceiling
+
+    def is_clear(self, pgd: int, start: int, end: int) -> bool:
+        """Whether ``[start, end)`` has no entry, as far as one table tells; False for what needs several."""
+        if (start ^ (end - 1)) >> self.upper[-1][0]:
+            return False
+        row = pgd
+        for shift, mask in self.upper:
+            entry = self.flat[(row << self.bits) | ((start >> shift) & mask)]
+            if not entry:
+                return True
+            if entry & _PAGE_PSE:
+                return False
+            row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
+        slot = (row << self.bits) | ((start >> self.page_shift) & self.leaf_mask)
+        return not self.entries[slot : slot + ((end - start) >> self.page_shift)].any()
+
     def huge_slot(self, pgd: int, va: int) -> int:
         """The slot of the huge leaf that maps ``va``, one level above the last; -1 when there is none."""
         if not self.huge.data:

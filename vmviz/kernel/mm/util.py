@@ -129,27 +129,34 @@ def totalram_pages(mm: Mm) -> int:
 
 
 def vm_enough_memory(mm: Mm, pages: int, func: str = "mmap", *, charge: bool = True) -> None:
-    """Charge committed memory, or refuse with ENOMEM (`__vm_enough_memory`).
+    """Charge committed memory, or refuse with ENOMEM (`__vm_enough_memory`): see `commit_refusal`.
+
+    Without ``charge`` it is only judged.
+    """
+    why = commit_refusal(mm, pages)
+    if why:
+        raise KernelError("ENOMEM", func, why)
+    if charge:
+        mm.sys.journal.add(mm.sys.commit, "committed", pages)
+
+
+def commit_refusal(mm: Mm, pages: int) -> str:
+    """Why so many pages more are not committed; empty when they are.
 
     Mode 0 refuses only a single request larger than RAM and swap, mode 1 nothing, mode 2 what exceeds the
-    limit less the reserves for root and for the user.  Without ``charge`` it is only judged.
+    limit less the reserves for root and for the user.
     """
     mode = mm.sys.sysctl.data.get("vm.overcommit_memory", OVERCOMMIT_GUESS)
     committed = mm.sys.commit.data["committed"] + pages
     if mode == OVERCOMMIT_GUESS:
         total = totalram_pages(mm) + mm.sys.total_swap_pages
         if pages > total:
-            raise KernelError(
-                "ENOMEM", func, f"{pages} pages are more than the machine's RAM and swap of {total} pages"
-            )
+            return f"{pages} pages are more than the machine's RAM and swap of {total} pages"
     elif mode == OVERCOMMIT_NEVER:
         allowed = vm_commit_limit(mm)
         if not mm.sys.cap_sys_admin:
             allowed -= sysctl(mm, "vm.admin_reserve_kbytes") >> 2
         allowed -= min(mm.counters.data["total_vm"] // 32, sysctl(mm, "vm.user_reserve_kbytes") >> 2)
         if committed >= allowed:
-            raise KernelError(
-                "ENOMEM", func, f"{committed} pages would be committed, {allowed} are allowed (overcommit 2)"
-            )
-    if charge:
-        mm.sys.journal.add(mm.sys.commit, "committed", pages)
+            return f"{committed} pages would be committed, {allowed} are allowed (overcommit 2)"
+    return ""

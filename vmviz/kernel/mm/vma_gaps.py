@@ -166,9 +166,10 @@ class GapMaxima:
                 self._block[b] = new
         else:
             if largest == old:
-                self._max[c] = STALE
+                self._max[c] = STALE if _holes(self._gaps[c]) else 0
             if self._block[b] == old:
-                self._block[b] = STALE
+                first = b << _BLOCK_SHIFT
+                self._block[b] = STALE if _holes(self._max[first : first + _BLOCK]) else 0
 
     def _restart_blocks(self, c: int) -> None:
         """Chunks from ``c`` on have moved: what is noted of their blocks no longer holds."""
@@ -220,6 +221,6 @@ class GapMaxima:
 
 def _holes(gaps: list[int]) -> bool:
     """Whether there is a hole at all.  In a row of adjoining VMAs there is none, and zeros are told by
-    identity: several times faster than comparing them for the largest.
+    identity: several times faster than comparing numbers for the largest.
     """
     return gaps.count(0) != len(gaps)

@@ -134,7 +134,37 @@ def vma_expand(
     below: Vma | None,
     above: Vma | None,
 ) -> Vma | None:
-    """Grow a neighbour over a new mapping instead of inserting a VMA (the expanding part of mmap_region).
+    """Grow a neighbour over a new mapping instead of inserting a VMA (the expanding part of mmap_region);
+    returns what it has grown to, None where it does not: see `expansion`.
+    """
+    grown = expansion(mm, start, end, vm_flags, file, pgoff, below, above)
+    if grown is None:
+        return None
+    j = mm.sys.journal
+    new, below, above = grown
+    j.enter("vma_expand", ("start", new.start), ("end", new.end))
+    if above is not None:
+        j.change(mm.vmas, above.start, above, None)
+        if below is not None:
+            j.add(mm.counters, "map_count", -1)
+            if above.file:
+                put_inode(mm.sys, above.file)
+    j.change(mm.vmas, new.start, below, new)
+    j.leave("vma_expand", 0)
+    return new
+
+
+def expansion(
+    mm: Mm,
+    start: int,
+    end: int,
+    vm_flags: int,
+    file: int,
+    pgoff: int,
+    below: Vma | None,
+    above: Vma | None,
+) -> tuple[Vma, Vma | None, Vma | None] | None:
+    """What takes the place of which neighbours when one grows over a new mapping, None where none may.
 
     ``below`` and ``above`` are the VMAs before and after the range (bytes), wherever they end and begin.
     The next VMA is tried first, so a mapping between two that cannot become one joins the next; later
@@ -160,7 +190,6 @@ def vma_expand(
     grown = above if below is None else below
     if grown is None:
         return None
-    j = mm.sys.journal
     new = grown.replace(
         start=start if below is None else below.start,
         end=end if above is None else above.end,
@@ -168,17 +197,7 @@ def vma_expand(
         anon_vma=grown.anon_vma or anon,
         vm_flags=grown.vm_flags | VM_SOFTDIRTY,
     )
-    new = relinked(mm.sys, new)
-    j.enter("vma_expand", ("start", new.start), ("end", new.end))
-    if above is not None:
-        j.change(mm.vmas, above.start, above, None)
-        if below is not None:
-            j.add(mm.counters, "map_count", -1)
-            if above.file:
-                put_inode(mm.sys, above.file)
-    j.change(mm.vmas, new.start, below, new)
-    j.leave("vma_expand", 0)
-    return new
+    return relinked(mm.sys, new), below, above
 
 
 def split_vma(mm: Mm, vma: Vma, addr: int, func: str = "split_vma") -> tuple[Vma, Vma]:

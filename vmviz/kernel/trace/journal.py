@@ -216,6 +216,14 @@ class Journal:
         records += (packed,) * packed.nr_records
         self._packed.append(packed)
 
+    def perform(self, packed: Packed) -> None:
+        """Do the writes of a packed record and keep it."""
+        if self._at is not None:
+            self._refuse()
+        packed.redo()
+        if self.enabled:
+            self.pack(packed)
+
     # -- time travel, by the session
 
     @property

@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from vmviz.kernel import Machine
+from vmviz.kernel import Machine, syscalls
 from vmviz.kernel.errors import SignalRaised, VmvizError
 from vmviz.kernel.mm import access, flags
 from vmviz.kernel.mm.access_one import FaultOne
@@ -26,7 +26,22 @@ PAGES = 48
 BASE = 0x1000_0000_0000
 Step = tuple[str, int, int, int]
 
-KINDS = "store store load load bytes zap zap zap odd drop ro fork other longer".split()
+KINDS = [
+    "store",
+    "store",
+    "load",
+    "load",
+    "bytes",
+    "zap",
+    "zap",
+    "zap",
+    "odd",
+    "drop",
+    "ro",
+    "fork",
+    "other",
+    "longer",
+]
 STEPS = st.lists(
     st.tuples(st.sampled_from(KINDS), st.integers(0, 5), st.integers(0, PAGES - 1), st.integers(0, 4095)),
     max_size=40,
@@ -87,6 +102,7 @@ def test_what_is_packed_is_what_the_whole_functions_do(steps: list[Step], cpus: 
         done = perform(quick, step)
         with (
             mock.patch.object(access, "touch_one", return_value=None),
+            mock.patch.object(syscalls, "touch_one", return_value=None),
             mock.patch.object(zap, "zap_few", return_value=None),
         ):
             assert perform(whole, step) == done
@@ -118,6 +134,7 @@ def test_a_position_inside_what_is_packed_is_one_like_any_other(
     whole = machine()
     with (
         mock.patch.object(access, "touch_one", return_value=None),
+        mock.patch.object(syscalls, "touch_one", return_value=None),
         mock.patch.object(zap, "zap_few", return_value=None),
     ):
         for step in steps:

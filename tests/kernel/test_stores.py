@@ -401,7 +401,9 @@ def test_runs_are_the_segments_with_neighbours_joined(tables: list[int], a: int,
     j = Journal()
     arena = TableArena(get_mode("x86-64-4l"), Frames(4096, j), j)
     counters, base = Counters("c", ("pgtables",)), (1 << 30) - (20 << 21)  # across the border of a pud entry
+    lowest = arena.alloc_table(0)
     pgd = arena.alloc_table(0)
+    arena.free_table(lowest)  # so that row 0 is one of the tables on the way or of the last level
     for table in tables:
         arena.ensure(pgd, base + (table << 21), counters)
     start, end = base + (min(a, b) << 12), base + (max(a, b) << 12)

@@ -18,7 +18,8 @@ from .drivers import open_backing
 from .errors import BadArgumentError, CallerBugError, KernelError, Refusal, VmvizError
 from .exec import execve as load_binary
 from .fs.proc import clear_refs
-from .mm.access import EXEC, READ, WRITE, Access, access, is_known, load_one, peek, store_one
+from .mm.access import EXEC, READ, WRITE, WRITTEN, Access, access, is_known, load_one, peek
+from .mm.access_one import touch_one
 from .mm.brk import do_brk
 from .mm.filemap import get_inode, put_inode
 from .mm.flags import (
@@ -195,9 +196,9 @@ class Syscalls(FileCalls):
     def store(self, addr: int, length: int | bytes = 1, data: bytes | int = 0x5A) -> Access:
         """Write: one byte into each page of the range, or bytes from ``addr`` on: ``store(addr, b"text")``."""
         if type(addr) is type(data) is int and length == 1 and 0 <= data < 256:
-            done = store_one(self.mm, addr, data)
-            if done is not None:
-                return done
+            touched = touch_one(self.mm, addr, True, data)
+            if touched is not None:
+                return WRITTEN[touched[1]]
         if isinstance(length, bytes | bytearray):
             length, data = len(length), bytes(length)
         elif isinstance(data, bytes | bytearray):

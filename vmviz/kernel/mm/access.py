@@ -97,18 +97,12 @@ def access(
     return Access(last - first + 1, read, c["min_flt"] - minor, c["maj_flt"] - major, why)
 
 
-_WRITTEN = Access(1), Access(1, min_flt=1)
-"""What a write of one page comes to, without and with a fault."""
-
-
-def store_one(mm: Mm, addr: int, data: bytes | int) -> Access | None:
-    """Write into one page, if that is as simple as it mostly is; None where it has to be done by `access`."""
-    touched = touch_one(mm, addr, True, data)
-    return None if touched is None else _WRITTEN[touched[1]]
+WRITTEN = Access(1), Access(1, min_flt=1)
+"""What a write of one page comes to, without and with a fault (see `access_one.touch_one`)."""
 
 
 def load_one(mm: Mm, addr: int, length: int) -> Access | None:
-    """Read ``length`` bytes of one page likewise."""
+    """Read ``length`` bytes of one page, if that is as simple as it mostly is; None where `access` has to do it."""
     touched = touch_one(mm, addr, False, 0)
     if touched is None:
         return None

@@ -29,11 +29,11 @@ from .page_alloc import ANON, FREE, OutOfMemory
 if TYPE_CHECKING:
     from ..trace.journal import Record
     from ..trace.store import Keyed
-    from .contents import Contents
     from .mm_types import Mm
     from .vma import Vma
 
 _ANY = VM_READ | VM_WRITE | VM_EXEC
+_WRITTEN = MKDIRTY | _PAGE_RW
 _FREE_PAGE = (FREE, 0, 0, 0, 0, 0, 0)
 
 Touch = tuple[int, int]
@@ -145,17 +145,22 @@ def touch_one(mm: Mm, addr: int, write: bool, data: bytes | int) -> Touch | None
     ``data`` is one byte's value, or bytes that end in the page.
     """
     vma = mm.vmas.find_exact(addr)
-    if vma is None or not vma.vm_flags & (VM_WRITE if write else _ANY) or mm.unknown.data:
+    if vma is None or mm.unknown.data:
         return None
-    s = mm.sys
+    s, vm_flags = mm.sys, vma.vm_flags
+    if not vm_flags & (VM_WRITE if write else _ANY) or s.journal.at is not None:
+        return None
     arena = s.arena
-    slot = arena.near_slot(mm.pgd, addr)
-    if slot < 0 or not s.journal.writable:
-        return None
+    if arena.near == addr >> 21 and arena.near_pgd == mm.pgd:  # near_slot, without a call
+        slot = arena.near_base | addr >> 12 & 511
+    else:
+        slot = arena.near_slot(mm.pgd, addr)
+        if slot < 0:
+            return None
     entry = arena.flat[slot]
     if entry:
         return _touch_present(mm, addr, slot, entry, write, data)
-    if vma.ops or vma.vm_flags & (VM_LOCKED | VM_HUGETLB):
+    if vma.ops or vm_flags & (VM_LOCKED | VM_HUGETLB):
         return None
     vpn = addr >> 12
     pfn = content = 0
@@ -165,13 +170,15 @@ def touch_one(mm: Mm, addr: int, write: bool, data: bytes | int) -> Touch | None
         if not vma.anon_vma or prot & _PAGE_ACCESSED == 0:
             return None
         try:
-            content = _content(frames.contents, 0, addr & 4095, data)
-            pfn = frames.states.buddy.take(0)
+            if type(data) is int:
+                content = frames.contents.with_byte(0, addr & 4095, data)
+            else:
+                content = frames.contents.written(0, addr & 4095, data)  # type: ignore[arg-type]
+            index = vma.pgoff + vpn - (vma.start >> 12)
+            pfn = frames.take((ANON, 1, 1, ANON_FLAGS, vma.anon_vma, index, content))
         except (UnsupportedError, OutOfMemory):
             return None
-        entry = (pfn << 12) | prot | MKDIRTY | _PAGE_RW
-        index = vma.pgoff + vpn - (vma.start >> 12)
-        frames.put(pfn, (ANON, 1, 1, ANON_FLAGS, vma.anon_vma, index, content))
+        entry = pfn << 12 | (prot | _WRITTEN)
         anon = counters["anon"]
         counters["anon"] = anon + 1
     else:
@@ -179,7 +186,7 @@ def touch_one(mm: Mm, addr: int, write: bool, data: bytes | int) -> Touch | None
         if entry & (_PAGE_PRESENT | _PAGE_ACCESSED) != _PAGE_PRESENT | _PAGE_ACCESSED:
             return None
         anon = 0
-    arena.put(slot, entry)
+    arena.flat[slot] = entry  # nothing is known of a table with an empty entry that this might change
     min_flt = counters["min_flt"]
     counters["min_flt"] = min_flt + 1
     tlb = s.tlbs[0].entries
@@ -189,12 +196,6 @@ def touch_one(mm: Mm, addr: int, write: bool, data: bytes | int) -> Touch | None
     if s.journal.enabled:
         s.journal.pack(FaultOne(mm, vma, addr, slot, entry, pfn, content, anon, min_flt, tlb, known))
     return entry, 1
-
-
-def _content(contents: Contents, number: int, offset: int, data: bytes | int) -> int:
-    if isinstance(data, int):
-        return contents.with_byte(number, offset, data)
-    return contents.written(number, offset, data)
 
 
 def _touch_present(mm: Mm, addr: int, slot: int, entry: int, write: bool, data: bytes | int) -> Touch | None:
@@ -209,7 +210,10 @@ def _touch_present(mm: Mm, addr: int, slot: int, entry: int, write: bool, data: 
         if column is not None:
             old = column.flat[i]
             try:
-                content = _content(s.frames.contents, old, addr & 4095, data)
+                if isinstance(data, int):
+                    content = s.frames.contents.with_byte(old, addr & 4095, data)
+                else:
+                    content = s.frames.contents.written(old, addr & 4095, data)
             except UnsupportedError:
                 return None
         if new != entry:

@@ -40,9 +40,7 @@ class Contents:
         self._by_number: list[bytes] = [b"", b""]
         self._known: list[Spans | None] = [None, ()]  # None: all of it
         self._number: dict[tuple[bytes, Spans | None], int] = {(b"", None): 0, (b"", ()): UNKNOWN_CONTENT}
-        self._first_byte: dict[
-            int, int
-        ] = {}  # of a page of zeros: its offset and value -> the content's number
+        self._with_byte: dict[int, int] = {}  # a number, offset and byte -> the number that they make
 
     def read(self, number: int, offset: int, length: int) -> bytes:
         """``length`` bytes at ``offset`` of page content ``number``; unknown ones as zeros: see `known`."""
@@ -63,12 +61,13 @@ class Contents:
         return self.number(bytes(page), spans)
 
     def with_byte(self, number: int, offset: int, byte: int) -> int:
-        """`written` for one byte, looked up where it was written into a page of zeros before."""
-        if number:
-            return self.written(number, offset, bytes((byte,)))
-        n = self._first_byte.get(offset << 8 | byte)
+        """`written` for one byte, looked up where the same was written before."""
+        key = number << 20 | offset << 8 | byte
+        n = self._with_byte.get(key)
         if n is None:
-            n = self._first_byte[offset << 8 | byte] = self.written(0, offset, bytes((byte,)))
+            if len(self._with_byte) >= MAX_CONTENTS:
+                self._with_byte.clear()
+            n = self._with_byte[key] = self.written(number, offset, bytes((byte,)))
         return n
 
     def number(self, page: bytes, known: Spans | None = None) -> int:

@@ -174,6 +174,24 @@ class Frames:
         ) = page
         self.states.put(pfn, state)
 
+    def take(self, page: tuple[int, ...]) -> int:
+        """Fill the columns of the frame that an allocation is handed, and return it; only packed records call this.
+
+        Raises `OutOfMemory` when there is none.
+        """
+        refcount, mapcount, flags, mapping, index, content = self._flats
+        pfn = self.states.take(page[0])
+        (
+            _,
+            refcount[pfn],
+            mapcount[pfn],
+            flags[pfn],
+            mapping[pfn],
+            index[pfn],
+            content[pfn],
+        ) = page
+        return pfn
+
     def serial(self) -> bytes:
         """Empty: each column is a store of its own."""
         return b""

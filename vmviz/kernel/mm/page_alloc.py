@@ -65,7 +65,7 @@ class Buddy:
     """The free blocks, derived from the states of the frames.
 
     ``_heads[pfn]`` is the order + 1 of the free block that starts at ``pfn``, 0 elsewhere.  A block that single
-    frames are being taken from, ``_start`` to ``_end``, is not in it: what is left of it begins at ``_next``, and is
+    frames are being taken from, ``start`` to ``end``, is not in it: what is left of it begins at ``next``, and is
     entered as the blocks that it is (`_settle`) when anything else is asked.
 
     >>> states = FrameStates(16); b = states.buddy
@@ -85,7 +85,7 @@ class Buddy:
         self._view = np.frombuffer(self._heads, np.uint8)
         self._count = [[0] * MAX_ORDER for _ in self.zones]
         self._hint = [[z.start_pfn] * MAX_ORDER for z in self.zones]
-        self._start = self._next = self._end = 0
+        self.start = self.next = self.end = 0
         self._taken = -1
         self.refresh(np.arange(chunks))
 
@@ -101,9 +101,9 @@ class Buddy:
 
         The highest zone that has one is used (`get_page_from_freelist`); in it the smallest sufficient order.
         """
-        if self._next < self._end:
+        if self.next < self.end:
             if not order:
-                return self._next
+                return self.next
             self._settle()
         for zi in range(len(self.zones) - 1, -1, -1):
             count, hint = self._count[zi], self._hint[zi]
@@ -138,8 +138,8 @@ class Buddy:
 
     def carve(self, pfn: int) -> None:
         """Frame ``pfn`` is no longer free: split the block around it (`expand`)."""
-        if pfn == self._next < self._end:
-            self._next = pfn + 1
+        if pfn == self.next < self.end:
+            self.next = pfn + 1
             return
         taken = self._taken
         self._settle()
@@ -155,7 +155,7 @@ class Buddy:
         heads[head] = 0
         count[order] -= 1
         if pfn == taken:  # no smaller block was there: those that come next are all in this one
-            self._start, self._next, self._end = pfn, pfn + 1, pfn + (1 << order)
+            self.start, self.next, self.end = pfn, pfn + 1, pfn + (1 << order)
             return
         while order:
             order -= 1
@@ -169,8 +169,8 @@ class Buddy:
 
     def release(self, pfn: int) -> None:
         """Frame ``pfn`` is free: merge it with its buddies as far as they go (`__free_one_page`)."""
-        if self._start <= pfn == self._next - 1:
-            self._next = pfn
+        if self.start <= pfn == self.next - 1:
+            self.next = pfn
             return
         self._settle()
         heads = self._heads
@@ -191,8 +191,8 @@ class Buddy:
 
     def _settle(self) -> None:
         """Enter what is left of the block that frames were being taken from."""
-        pfn, end = self._next, self._end
-        self._start = self._next = self._end = 0
+        pfn, end = self.next, self.end
+        self.start = self.next = self.end = 0
         self._taken = -1
         if pfn == end:
             return
@@ -305,6 +305,24 @@ class FrameStates(Column):
             self.buddy.carve(key)
         elif value == FREE:
             self.buddy.release(key)
+
+    def take(self, state: int) -> int:
+        """Give the frame that an allocation is handed its state, and return it; only packed records call this.
+
+        Raises `OutOfMemory` when there is none.
+        """
+        buddy = self.buddy
+        pfn = buddy.next
+        if pfn < buddy.end:
+            buddy.next = pfn + 1
+        else:
+            pfn = buddy.take(0)
+            buddy.carve(pfn)
+        self.flat[pfn] = state
+        block = (pfn >> BLOCK_SHIFT) << 3
+        self._pflat[block | FREE] -= 1
+        self._pflat[block | state] += 1
+        return pfn
 
     def put_many(self, index: Index, values: Any) -> None:
         """Set many frames' states in one vector step."""

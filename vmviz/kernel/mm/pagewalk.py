@@ -7,6 +7,7 @@ Reading only.  `TableArena` is what is walked.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,9 @@ from ..arch.paging import PagingMode
 from ..arch.x86 import _PAGE_PSE, PTE_PFN_MASK, mk_pte, pmd_pfn, pte_flags
 from ..trace.store import Column, Keyed
 
-I64 = NDArray[np.int64]
+I32 = NDArray[np.int32]
+Run = tuple[int, int, int, tuple[int, ...]]
+_PFN, _PSE, _SHIFT = np.uint64(PTE_PFN_MASK), np.uint64(_PAGE_PSE), np.uint64(12)
 
 
 class PageWalk:
@@ -181,9 +184,9 @@ class PageWalk:
                 yield (row << self.bits) | ((va >> self.page_shift) & self.leaf_mask), n, va
                 va = (va & -span) + span
 
-    def _parents(self, pgd: int, start: int, end: int) -> Iterator[tuple[I64, I64]]:
-        """The last-level tables of whole spans that ``[start, end)`` touches: ``(rows, addresses)``, a pair of
-        arrays for each table above them, looking at all of its entries at once.
+    def _tables(self, pgd: int, start: int, end: int) -> Iterator[tuple[I32, int]]:
+        """The rows of the last-level tables that ``[start, end)`` touches, -1 where there is none: for each table
+        above them an array, looking at all of its entries at once, and the address that it begins with.
         """
         shift, mask = self.upper[-1]
         parent_span = 1 << (shift + self.mode.levels[-2].bits)
@@ -192,11 +195,13 @@ class PageWalk:
             stop = min(end, (va & -parent_span) + parent_span)
             row = self._parent(pgd, va)
             if row >= 0:
-                first, last = (va >> shift) & mask, ((stop - 1) >> shift) & mask
-                entries = self.rows[row, first : last + 1]
-                there = np.flatnonzero((entries != 0) & ((entries & np.uint64(_PAGE_PSE)) == 0))
-                pfns = ((entries[there] & np.uint64(PTE_PFN_MASK)) >> np.uint64(12)).astype(np.int64)
-                yield self.row_of.array[pfns].astype(np.int64) - 1, va + (there << shift)
+                entries = self.rows[row, (va >> shift) & mask : (((stop - 1) >> shift) & mask) + 1]
+                rows = (
+                    self.row_of.array[(entries & _PFN) >> _SHIFT] - 1
+                )  # frame 0 is no table's: empty entries
+                if self.huge.data:
+                    rows[(entries & _PSE) != 0] = -1
+                yield rows, va
             va = stop
 
     def _parent(self, pgd: int, va: int) -> int:
@@ -209,43 +214,50 @@ class PageWalk:
             row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
         return row
 
-    def runs(self, pgd: int, start: int, end: int) -> list[tuple[int, int, int, tuple[int, ...]]]:
+    def runs(self, pgd: int, start: int, end: int) -> list[Run]:
         """`segments` with neighbours in the arena joined: ``(slot, nr_entries, address, cuts)``.
 
         ``cuts`` are the offsets at which a new table begins.
         """
-        span = 1 << self.upper[-1][0]
-        if end - start < 4 * span:
+        shift = self.upper[-1][0]
+        if end - start < 4 << shift:
             return _joined(list(self.segments(pgd, start, end)), self.page_shift)
         start, end = (
             start & -(1 << self.page_shift),
             (end + (1 << self.page_shift) - 1) & -(1 << self.page_shift),
         )
-        parts = list(self._parents(pgd, start, end))
-        rows = np.concatenate([rows for rows, _ in parts]) if parts else np.zeros(0, np.int64)
-        if not len(rows):
-            return []
-        at = np.concatenate([addresses for _, addresses in parts])
-        stops = at + span
-        slots = rows << self.bits
-        if at[0] < start:
-            slots[0] += (start - int(at[0])) >> self.page_shift
-            at[0] = start
-        stops[-1] = min(stops[-1], end)
-        slot_ends = slots + ((stops - at) >> self.page_shift)
-        breaks = (np.flatnonzero((slots[1:] != slot_ends[:-1]) | (at[1:] != stops[:-1])) + 1).tolist()
-        out = []
-        for a, b in zip([0, *breaks], [*breaks, len(slots)], strict=True):
-            slot, first = int(slots[a]), int(at[a])
-            cuts = tuple(((at[a:b] - first) >> self.page_shift).tolist())
-            out.append((slot, int(slot_ends[b - 1]) - slot, first, cuts))
-        return out
+        pieces: list[tuple[int, int, int]] = []  # first row, tables, address
+        for rows, va in self._tables(pgd, start, end):
+            n, first = len(rows), int(rows[0])
+            breaks = [0, n]
+            if first < 0 or int(rows[-1]) - first != n - 1 or (rows[1:] - rows[:-1] != 1).any():
+                apart = (rows[1:] - rows[:-1] != 1) | (rows[:-1] < 0)
+                breaks = [0, *(np.flatnonzero(apart) + 1).tolist(), n]
+            for a, b in pairwise(breaks):
+                row = int(rows[a])
+                if row < 0:
+                    continue
+                if pieces and row == sum(pieces[-1][:2]) and va + (a << shift) == _end(pieces[-1], shift):
+                    pieces[-1] = (pieces[-1][0], pieces[-1][1] + b - a, pieces[-1][2])
+                else:
+                    pieces.append((row, b - a, va + (a << shift)))
+        return [self._run(*piece, start, end) for piece in pieces]
+
+    def _run(self, row: int, tables: int, va: int, start: int, end: int) -> Run:
+        """A run of neighbouring tables from ``row`` on, which begin at ``va``, without what lies outside."""
+        stop = min(end, _end((row, tables, va), self.upper[-1][0]))
+        skipped = max(0, start - va) >> self.page_shift
+        n = ((stop - va) >> self.page_shift) - skipped
+        cuts = (0, *range((1 << self.bits) - skipped, n, 1 << self.bits))
+        return (row << self.bits) + skipped, n, max(va, start), cuts
 
 
-def _joined(
-    segments: list[tuple[int, int, int]], page_shift: int
-) -> list[tuple[int, int, int, tuple[int, ...]]]:
-    out: list[tuple[int, int, int, tuple[int, ...]]] = []
+def _end(piece: tuple[int, int, int], shift: int) -> int:
+    return piece[2] + (piece[1] << shift)
+
+
+def _joined(segments: list[tuple[int, int, int]], page_shift: int) -> list[Run]:
+    out: list[Run] = []
     for slot, n, va in segments:
         if out:
             first, k, at, cuts = out[-1]

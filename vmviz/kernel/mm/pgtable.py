@@ -79,7 +79,8 @@ class TableArena(PageWalk):
         self.flat = self.rows.data.cast("B").cast("Q")
         self.line: NDArray[np.uint64] = np.zeros(rows, np.uint64)
         self._line = self.line.data
-        self._near, self._near_row = -1, 0  # the last-level table that was looked up last, by `near_slot`
+        # The last-level table that `near_slot` was asked for last: va >> 21 (-1: none), the root, its row and slot.
+        self.near, self.near_pgd, self.near_row, self.near_base = -1, 0, 0, 0
         self.pfn_of = _RowFrames(rows)
         self.level_of = Column("pgtable.level", rows, np.int8)
         self.row_of = Column("pgtable.row_of", frames.nr_frames, np.int32)  # row + 1; 0: not a table
@@ -101,25 +102,24 @@ class TableArena(PageWalk):
         self.flat[slot] = value
         row = slot >> self.bits
         self._line[row] = 0
-        if row != self._near_row:
-            self._near = -1
+        if row != self.near_row:
+            self.near = -1
 
     def near_slot(self, pgd: int, va: int) -> int:
         """`lookup`, quick where ``va`` lies in the table of the last time.
 
         That table is forgotten as soon as an entry of another one changes: it might be one on the way to it.
         """
-        key = pgd << 52 | va >> 21
-        if key == self._near:
-            return self._near_row << 9 | va >> 12 & 511
+        if self.near == va >> 21 and self.near_pgd == pgd:
+            return self.near_base | va >> 12 & 511
         slot = self.lookup(pgd, va)
         if slot >= 0:
-            self._near, self._near_row = key, slot >> 9
+            self.near, self.near_pgd, self.near_row, self.near_base = va >> 21, pgd, slot >> 9, slot & -512
         return slot
 
     def put_many(self, index: Index, values: Any) -> None:
         """Set many entries, for a `Ramp` those of neighbouring slots; only lanes call this."""
-        self._near = -1
+        self.near = -1
         if not isinstance(index, slice):
             self.entries[index] = values
             self.line[index >> self.bits] = 0

@@ -37,6 +37,7 @@ class VmaSet(GapMaxima):
         self.name = name
         self._limit = chunk
         self._len = 0
+        self._found: Vma | None = None  # what `find_exact` found last; nothing was put since
         self._count: list[int] = []  # VMAs up to and including each chunk; empty when not known
         self._last = -1  # where the VMA begins that was inserted last
         for vma in vmas:
@@ -62,6 +63,7 @@ class VmaSet(GapMaxima):
 
     def put(self, start: int, vma: Vma | None, /) -> None:
         """Insert or replace the VMA that starts at ``start``; None deletes.  Only the journal calls this."""
+        self._found = None
         if not self._low:
             if vma is not None:
                 self._first(vma)
@@ -142,12 +144,18 @@ class VmaSet(GapMaxima):
         return self._vmas[c + 1][0] if c + 1 < len(self._low) else None
 
     def find_exact(self, addr: int) -> Vma | None:
-        """The VMA that holds ``addr`` (vma_lookup)."""
+        """The VMA that holds ``addr`` (vma_lookup); the one found last is tried first."""
+        last = self._found
+        if last is not None and last.start <= addr < last.end:
+            return last
         c = bisect_right(self._low, addr) - 1
         if c < 0:
             return None
         vma = self._vmas[c][bisect_right(self._starts[c], addr) - 1]
-        return vma if vma.end > addr else None
+        if vma.end <= addr:
+            return None
+        self._found = vma
+        return vma
 
     def find_prev(self, addr: int) -> Vma | None:
         """The VMA before the one that `find` gives; the last one, where `find` gives none (find_vma_prev)."""

@@ -98,14 +98,16 @@ class Journal:
     2
     """
 
-    __slots__ = ("_at", "_packed", "_records", "enabled", "stores")
+    __slots__ = ("_packed", "_records", "at", "enabled", "stores")
 
     def __init__(self) -> None:
         self._records: list[Any] = []  # a Packed fills the places of all records that it stands for
         self._packed: list[Packed] = []
         self.stores: dict[str, Store] = {}
         self.enabled = True
-        self._at: Position | None = None  # None: at the end, the only place where it is written
+        self.at: Position | None = (
+            None  # where the stores stand; None: at the end, the only place for writing
+        )
 
     @property
     def records(self) -> list[Record]:
@@ -126,7 +128,7 @@ class Journal:
         """Forget all records: what happened up to now is the base, and cannot be taken back."""
         self._records.clear()
         self._packed.clear()
-        self._at = None
+        self.at = None
 
     # -- stores
 
@@ -147,7 +149,7 @@ class Journal:
 
     def write(self, store: Store, key: Any, new: Any) -> None:
         """Set one cell of a store."""
-        if self._at is not None:
+        if self.at is not None:
             self._refuse()
         if self.enabled:
             self._records.append((store, key, store.get(key), new))
@@ -155,7 +157,7 @@ class Journal:
 
     def change(self, store: Store, key: Any, old: Any, new: Any) -> None:
         """`write` by a caller who knows what is there, which saves looking it up: ``old``."""
-        if self._at is not None:
+        if self.at is not None:
             self._refuse()
         if self.enabled:
             self._records.append((store, key, old, new))
@@ -163,7 +165,7 @@ class Journal:
 
     def add(self, store: Any, key: Any, delta: int) -> None:
         """Add to one counter or cell."""
-        if self._at is not None:
+        if self.at is not None:
             self._refuse()
         old = store.get(key)
         if self.enabled:
@@ -172,7 +174,7 @@ class Journal:
 
     def bulk(self, record: Bulk) -> None:
         """Apply and keep a bulk record."""
-        if self._at is not None:
+        if self.at is not None:
             self._refuse()
         for lane in record.lanes:
             lane.forward(0, record.n)
@@ -181,7 +183,7 @@ class Journal:
 
     def enter(self, func: str, *fields: tuple[str, Any]) -> None:
         """A kernel function is entered."""
-        if self._at is not None:
+        if self.at is not None:
             self._refuse()
         if self.enabled:
             self._records.append(Enter(func, fields))
@@ -204,13 +206,8 @@ class Journal:
         if self.enabled:
             self._records.append(Event(name, fields))
 
-    @property
-    def writable(self) -> bool:
-        """Whether the stores stand at the end, the only place where anything is written."""
-        return self._at is None
-
     def pack(self, packed: Packed) -> None:
-        """Keep a packed record, the writes of which are done; only where the journal is `enabled` and `writable`."""
+        """Keep a packed record, the writes of which are done; only where the journal is `enabled` and at its end."""
         records = self._records
         packed.at = len(records)
         records += (packed,) * packed.nr_records
@@ -218,7 +215,7 @@ class Journal:
 
     def perform(self, packed: Packed) -> None:
         """Do the writes of a packed record and keep it."""
-        if self._at is not None:
+        if self.at is not None:
             self._refuse()
         packed.redo()
         if self.enabled:
@@ -234,7 +231,7 @@ class Journal:
     @property
     def position(self) -> Position:
         """Where the stores stand now."""
-        return self._at or self.end
+        return self.at or self.end
 
     def seek(self, to: Position) -> None:
         """Apply or take back writes until the stores stand at ``to``."""
@@ -249,7 +246,7 @@ class Journal:
             self._forward(here, to)
         elif to < here:
             self._backward(here, to)
-        self._at = None if to == self.end else to
+        self.at = None if to == self.end else to
 
     def _inside(self, rec: int, step: int) -> bool:
         record = self.records[rec] if rec < len(self.records) else None
@@ -302,14 +299,14 @@ class Journal:
         del self._records[rec:]
         while self._packed and self._packed[-1].at >= rec:
             self._packed.pop()
-        self._at = None
+        self.at = None
 
     def resume(self, records: list[Record]) -> None:
         """Take dropped records back as the future; the position, which must be the end, stays where it is."""
         if records:
             here = self.end
             self._records.extend(records)
-            self._at = here
+            self.at = here
 
     # -- looking
 

@@ -148,13 +148,12 @@ def zap_few(mm: Mm, vma: Vma, address: int, size: int, func: str) -> ZapFew | No
         or address + size > vma.end
         or vma.vm_flags & _KIND != VM_PFNMAP
         or mm.unknown.data
+        or mm.sys.journal.at is not None
     ):
         return None
     s, c = mm.sys, mm.counters.data
     j, arena = s.journal, s.arena
-    if not j.writable:
-        return None
-    slot, n = arena.lookup(mm.pgd, address), size >> 12
+    slot, n = arena.near_slot(mm.pgd, address), size >> 12
     if slot < 0 or (slot & arena.leaf_mask) + n > arena.width:
         return None
     first = arena.flat[slot]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from textual import on
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
+from textual.message import Message
 from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Input
@@ -79,7 +80,7 @@ class VmvizApp(Asking):
             )
         self.ascii_glyphs = ascii_glyphs
         self._timer: Timer | None = None
-        self._moment = ""
+        self._told: tuple[object, ...] = ()
 
     # -- the screen
 
@@ -87,9 +88,9 @@ class VmvizApp(Asking):
         """The widgets; `SceneLayout` says where they stand."""
         with SceneContainer(self._layout, id="scene"):
             yield LineStrip(id="status")
-            yield VmaPane(id="vmas")
-            yield TreePane(id="tree")
-            yield FramePane(id="frames")
+            for pane in (VmaPane(id="vmas"), TreePane(id="tree"), FramePane(id="frames")):
+                pane.listener = self._heard
+                yield pane
             yield Ruler(id="ruler")
             yield WhyPane(id="why")
             yield LogPane(id="log")
@@ -123,7 +124,17 @@ class VmvizApp(Asking):
         director, session = self.director, self.director.session
         scene = director.scene()
         layout = "wide" if self.wide else "narrow"
-        base.query_one("#status", LineStrip).show_lines(lambda w, _h: [status_line(session, w)])
+        # A move of the cursor alone changes nothing that is told of the session.
+        told = (
+            session,
+            (session.position, session.index, len(session.done), len(session.pending), session.setup),
+            (director.player.playing, self._moment_now(), director.selection and director.selection.range),
+            (self.size, self._layout.extra, self._layout.command, self._layout.notice),
+        )
+        news = told != self._told
+        self._told = told
+        if news:
+            base.query_one("#status", LineStrip).show_lines(lambda w, _h: [status_line(session, w)])
         for pane, ruled in ((VmaPane, True), (FramePane, not self.wide), (TreePane, self.wide)):
             widget: Any = base.query_one(pane)
             if widget.right_rule != ruled:
@@ -132,6 +143,8 @@ class VmvizApp(Asking):
             widget.show(scene, layout)
         base.query_one(Ruler).show(scene, layout)
         strip = base.query_one(WhyPane)
+        if not news and session.at_story_start:
+            return  # the words of the beginning are not about the cursor
         playing = director.player.playing
         strip.show(lambda w, h: why(session, scene, w, h, playing=playing), right_rule=self.wide)
         if "why" not in arrange(*self.size):
@@ -188,14 +201,12 @@ class VmvizApp(Asking):
 
     # -- what panes say
 
-    @on(AddressChosen)
-    def _address_chosen(self, event: AddressChosen) -> None:
-        self.director.choose(event.address, event.extend, event.end, event.origin_end)
-        self.show()
-
-    @on(FrameChosen)
-    def _frame_chosen(self, event: FrameChosen) -> None:
-        self.director.pfn = event.pfn
+    def _heard(self, said: Message) -> None:
+        """The user went somewhere in a pane."""
+        if isinstance(said, AddressChosen):
+            self.director.choose(said.address, said.extend, said.end, said.origin_end)
+        elif isinstance(said, FrameChosen):
+            self.director.pfn = said.pfn
         self.show()
 
     @on(LogPane.Chosen)

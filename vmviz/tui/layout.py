@@ -136,7 +136,9 @@ class SceneLayout(Layout):
 
 
 class SceneContainer(Container):
-    """The container of the main screen's widgets, placed by a `SceneLayout`."""
+    """The container of the main screen's widgets, placed by a `SceneLayout`; they cover it wholly."""
+
+    BLANK = True
 
     def __init__(self, placing: SceneLayout, *, id: str | None = None) -> None:
         super().__init__(id=id)

@@ -8,11 +8,9 @@ repaints of a neighbour cost no new lines.  A pane that changed says which rows 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar
 
-from rich.segment import Segment
-from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
@@ -21,8 +19,9 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from vmviz.tui.ansistrip import AnsiStrip, DirectLines
 from vmviz.tui.glyphs import to_ascii
-from vmviz.tui.styles import StyleBook, book_for, line_segments, rule_line
+from vmviz.tui.styles import StyleBook, book_for, rule_line
 from vmviz.views.cells import Line
 
 TITLE_ROWS = 1
@@ -32,7 +31,7 @@ _CACHED_ROWS = 1024
 _Key = tuple[int, int, int, str, str, bool]
 
 
-class LineGrid(ScrollView, can_focus=True, inherit_bindings=False):
+class LineGrid(DirectLines, ScrollView, can_focus=True, inherit_bindings=False):
     """A focusable, scrolling grid of lines; subclass it and give `row_count` and `row`.
 
     ``title`` and ``title_right`` are the words in the title rule, ``alert`` draws the rule as one that wants
@@ -56,6 +55,9 @@ class LineGrid(ScrollView, can_focus=True, inherit_bindings=False):
         Binding("home", "first_row", "First row", show=False, id="grid.first"),
         Binding("end", "last_row", "Last row", show=False, id="grid.last"),
     ]
+
+    says_cursor: ClassVar[bool] = True
+    """Whether each move of the cursor is a `CursorMoved`: every ancestor handles that, which takes its time."""
 
     cursor: reactive[int] = reactive(0, repaint=False, init=False)
     """The row of the cursor, from 0; kept inside the rows and visible."""
@@ -123,6 +125,7 @@ class LineGrid(ScrollView, can_focus=True, inherit_bindings=False):
         self._strips: dict[int, tuple[_Key, Strip]] = {}
         self._hover: int | None = None
         self._drag_from: tuple[int, int] | None = None
+        self.listener: Callable[[Message], None] | None = None
 
     # What a pane gives.
 
@@ -148,17 +151,28 @@ class LineGrid(ScrollView, can_focus=True, inherit_bindings=False):
 
     # What a pane says.
 
+    def tell(self, message: Message) -> None:
+        """Say what the user did: to the ``listener`` at once, else as a message.
+
+        A message passes the queue of each ancestor, and the screen would paint this pane alone in the meantime;
+        an app that answers at once has all panes in one painting.
+        """
+        if self.listener is not None:
+            self.listener(message)
+        else:
+            self.post_message(message)
+
     def touch_rows(self, rows: Collection[int]) -> None:
         """These rows read differently now: repaint those in view (a ``range`` is the cheapest collection)."""
         wanted = rows if isinstance(rows, range) else frozenset(rows)
         for row in [row for row in self._strips if row in wanted]:
             del self._strips[row]
-        top = self.scroll_offset.y
+        top = self._top
         self._repaint([row for row in range(top, top + self.page_rows) if row in wanted])
 
     def touch_title(self) -> None:
         """The title rule reads differently now."""
-        self.refresh(Region(0, 0, self.size.width, TITLE_ROWS))
+        self.refresh(Region(0, 0, self.outer_size.width, TITLE_ROWS))
 
     def touch_all(self) -> None:
         """Everything may read differently; also to be called when the number of rows changed."""
@@ -171,19 +185,24 @@ class LineGrid(ScrollView, can_focus=True, inherit_bindings=False):
     # Geometry.
 
     @property
+    def _top(self) -> int:
+        """The first row in view."""
+        return round(self.scroll_y)
+
+    @property
     def page_rows(self) -> int:
         """The rows that fit under the title."""
-        return max(0, self.size.height - TITLE_ROWS)
+        return max(0, self.outer_size.height - TITLE_ROWS)
 
     @property
     def text_width(self) -> int:
         """The columns of a row's text, without the rule at the right."""
-        return max(0, self.size.width - self.right_rule)
+        return max(0, self.outer_size.width - self.right_rule)
 
     @property
     def visible_rows(self) -> range:
         """The rows in view."""
-        top = self.scroll_offset.y
+        top = self._top
         return range(top, min(top + self.page_rows, self.row_count()))
 
     @property
@@ -198,28 +217,31 @@ class LineGrid(ScrollView, can_focus=True, inherit_bindings=False):
 
     def reveal(self, row: int) -> None:
         """Scroll as little as needed, at once, so that a row is in view."""
-        top, page = self.scroll_offset.y, self.page_rows
+        top, page = self._top, self.page_rows
         if page and not top <= row < top + page:
             self.scroll_to(y=row if row < top else row - page + 1, animate=False)
 
     def row_at(self, y: int) -> int | None:
         """The row painted on a line of the widget; None for the title and below the last row."""
-        row = y - TITLE_ROWS + self.scroll_offset.y
+        row = y - TITLE_ROWS + self._top
         return row if y >= TITLE_ROWS and row < self.row_count() else None
 
     def _sync_height(self) -> None:
         height = self.row_count() + TITLE_ROWS
         if self.virtual_size.height != height:
-            # This asks for a layout, which is why it happens only when the count has changed.
-            self.virtual_size = Size(1, height)
+            # Rows come and go with every move of the cursor.  They take no room of other widgets, so there is no
+            # layout to make again, which setting the attribute would ask for; only the scrolling has a new end.
+            self.set_reactive(LineGrid.virtual_size, Size(1, height))
+            if self._top > self.max_scroll_y:
+                self.scroll_to(y=self.max_scroll_y, animate=False)
 
     def _repaint(self, rows: list[int]) -> None:
         """Repaint visible rows, neighbours as one region (in viewport coordinates)."""
-        width, shift = self.size.width, TITLE_ROWS - self.scroll_offset.y
+        width, shift = self.outer_size.width, TITLE_ROWS - self._top
         regions: list[Region] = []
         for row in rows:
             y = row + shift
-            if not TITLE_ROWS <= y < self.size.height:
+            if not TITLE_ROWS <= y < self.outer_size.height:
                 continue
             if regions and regions[-1].bottom == y:
                 regions[-1] = Region(0, regions[-1].y, width, regions[-1].height + 1)
@@ -231,53 +253,60 @@ class LineGrid(ScrollView, can_focus=True, inherit_bindings=False):
     # Painting.
 
     def render_line(self, y: int) -> Strip:
-        width = self.size.width
+        return self.draw_lines([y])[0]
+
+    def draw_lines(self, lines: Sequence[int]) -> list[Strip]:
+        """The strips of some lines: those of rows that were painted before as they are kept."""
+        width, top, count = self.outer_size.width, self._top, self.row_count()
+        text_width = max(0, width - self.right_rule)
         book = self._book
         if book is None:
             book = self._book = book_for(self.app)
         plain = bool(getattr(self.app, "ascii_glyphs", False))
-        if y < TITLE_ROWS:
-            return self._paint(self.title_line(self.text_width), book.table(), "│", plain)
-        row = y - TITLE_ROWS + self.scroll_offset.y
-        count = self.row_count()
-        bar = self._bar(y, count)
-        if row >= count:
-            return self._paint([], book.table(), bar, plain)
-        self.rows_rendered += 1
-        variant = self._variant(row)
-        key = (width, self._generation, book.generation, variant, bar, plain)
-        kept, strip = self._strips.get(row, (None, None))
-        if strip is not None and kept == key:
-            return strip
-        self.rows_pulled += 1
-        strip = self._paint(self.row(row, self.text_width), book.table(variant), bar, plain)
-        if len(self._strips) >= _CACHED_ROWS:
-            self._strips.clear()
-        self._strips[row] = (key, strip)
-        return strip
+        rules = book.table()
+        bars = self._bars(count)
+        out: list[Strip] = []
+        for y in lines:
+            row = y - TITLE_ROWS + top
+            bar = ""
+            if self.right_rule and width:
+                bar = "║" if y in bars else "│"
+                if plain:
+                    bar = to_ascii(bar)
+            if y < TITLE_ROWS:
+                out.append(AnsiStrip(self.title_line(text_width), text_width, rules, plain, bar))
+                continue
+            if row >= count:
+                out.append(AnsiStrip([], text_width, rules, plain, bar))
+                continue
+            self.rows_rendered += 1
+            variant = self._variant(row)
+            key = (width, self._generation, book.generation, variant, bar, plain)
+            kept, strip = self._strips.get(row, (None, None))
+            if strip is None or kept != key:
+                self.rows_pulled += 1
+                # The rule at the right is a rule on every row: it does not take the row's background.
+                line = self.row(row, text_width)
+                strip = AnsiStrip(line, text_width, book.table(variant), plain, bar, rules)
+                if len(self._strips) >= _CACHED_ROWS:
+                    self._strips.clear()
+                self._strips[row] = (key, strip)
+            out.append(strip)
+        return out
 
     def _variant(self, row: int) -> str:
         if self.row_cursor and row == self.cursor:
             return "cursor" if self.has_focus else "cursor.blur"
         return self.row_class(row) or ("hover" if row == self._hover else "")
 
-    def _bar(self, y: int, count: int) -> str:
-        """The glyph at the right of a line: double beside the visible part, when there is more than that."""
+    def _bars(self, count: int) -> range:
+        """The lines whose rule at the right is double: those beside the visible part, when there is more than that."""
         page = self.page_rows
         if not self.right_rule or count <= page:
-            return "│"
+            return range(0)
         length = max(1, page * page // count)
-        start = self.scroll_offset.y * (page - length) // max(1, count - page)
-        return "║" if start <= y - TITLE_ROWS < start + length else "│"
-
-    def _paint(self, line: Line, styles: dict[str, Style], bar: str, plain: bool) -> Strip:
-        """A strip exactly as wide as the widget."""
-        segments = line_segments(line, self.text_width, styles, plain)
-        if self.right_rule and self.size.width:
-            # The rule is a rule on every row: it does not take the row's background.
-            rules = (self._book or book_for(self.app)).table()
-            segments.append(Segment(to_ascii(bar) if plain else bar, rules["rule"]))
-        return Strip(segments, self.size.width)
+        start = TITLE_ROWS + self._top * (page - length) // max(1, count - page)
+        return range(start, start + length)
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
@@ -292,7 +321,8 @@ class LineGrid(ScrollView, can_focus=True, inherit_bindings=False):
     def watch_cursor(self, old: int, new: int) -> None:
         self.reveal(new)
         self._repaint(sorted((old, new)))
-        self.post_message(self.CursorMoved(self, new))
+        if self.says_cursor:
+            self.post_message(self.CursorMoved(self, new))
 
     def on_mount(self) -> None:
         self._sync_height()
@@ -325,7 +355,7 @@ class LineGrid(ScrollView, can_focus=True, inherit_bindings=False):
         if self.row_cursor:
             self._step(self.cursor + rows * step, step)
         else:
-            self.scroll_to(y=self.scroll_offset.y + rows * step, animate=False)
+            self.scroll_to(y=self._top + rows * step, animate=False)
 
     def action_cursor_up(self) -> None:
         self._move(1, -1)
@@ -378,13 +408,13 @@ class LineGrid(ScrollView, can_focus=True, inherit_bindings=False):
             return
         offset = event.get_content_offset_capture(self)
         # Beyond the edges the rows come to the mouse, one per report.
-        beyond = (offset.y >= self.size.height) - (offset.y < TITLE_ROWS)
+        beyond = (offset.y >= self.outer_size.height) - (offset.y < TITLE_ROWS)
         if beyond:
-            self.scroll_to(y=self.scroll_offset.y + beyond, animate=False)
+            self.scroll_to(y=self._top + beyond, animate=False)
         rows = self.visible_rows
         if not rows:
             return
-        row = max(rows.start, min(offset.y - TITLE_ROWS + self.scroll_offset.y, rows.stop - 1))
+        row = max(rows.start, min(offset.y - TITLE_ROWS + self._top, rows.stop - 1))
         cell = (row, max(0, min(offset.x, self.text_width - 1)))
         if cell != self._drag_from:
             self._drag_from = cell

@@ -12,8 +12,9 @@ from textual.widget import Widget
 
 from ..views.cells import Line, fit, width
 from ..views.strip import Strip
+from .ansistrip import AnsiStrip, DirectLines
 from .keymap import bar, gap
-from .styles import StyleBook, book_for, line_segments, rule_line
+from .styles import StyleBook, book_for, rule_line
 
 NOTICE_ROWS = 2
 """Lines that a notice takes at most."""
@@ -49,7 +50,7 @@ def key_at(line: Line, x: int) -> str | None:
     return f"ctrl+{key[1:]}" if key.startswith("^") else _KEY_NAMES.get(key, key)
 
 
-class LineStrip(Widget):
+class LineStrip(DirectLines, Widget):
     """A widget that shows the lines it was given last; repaints only when they differ.  Keys in them can be clicked."""
 
     DEFAULT_CSS = "LineStrip { height: 1; background: $background; }"
@@ -69,8 +70,8 @@ class LineStrip(Widget):
 
     def _again(self) -> bool:
         before = self._lines
-        if self._make is not None and self.size.width and self.size.height:
-            self._lines = self._make(self.size.width, self.size.height)
+        if self._make is not None and self.outer_size.width and self.outer_size.height:
+            self._lines = self._make(self.outer_size.width, self.outer_size.height)
         return before != self._lines
 
     def on_resize(self) -> None:
@@ -79,12 +80,12 @@ class LineStrip(Widget):
         self.refresh()
 
     def render_line(self, y: int) -> TextStrip:
-        columns = self.size.width
+        columns = self.outer_size.width
         if self._book is None:
             self._book = book_for(self.app)
         line = fit(self._lines[y], columns) if y < len(self._lines) else []
         plain = bool(getattr(self.app, "ascii_glyphs", False))
-        return TextStrip(line_segments(line, columns, self._book.table(), plain), columns)
+        return AnsiStrip(line, columns, self._book.table(), plain)
 
     def notify_style_update(self) -> None:
         super().notify_style_update()

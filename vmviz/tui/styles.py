@@ -12,9 +12,13 @@ from difflib import get_close_matches
 from itertools import count
 from typing import Any, Final
 
+from rich.color import ColorSystem
 from rich.segment import Segment
 from rich.style import Style
 from textual.app import App
+from textual.color import Color
+from textual.filter import LineFilter
+from textual.strip import Strip
 
 from vmviz.kernel.errors import VmvizError
 from vmviz.tui.glyphs import clean, to_ascii
@@ -30,18 +34,48 @@ from vmviz.tui.themes import (
 from vmviz.views.cells import Line, fit
 
 _generations = count(1)
+RESET: Final = "\x1b[0m"
+"""The escape sequence behind each line."""
 
 
 class StyleError(VmvizError):
     """A role or a row variant that does not exist: an error of the program, never of a theme."""
 
 
-class _Table(dict[str, Style]):
-    """Styles by role; an unknown role is an error that names the nearest one."""
+class StyleTable(dict[str, Style]):
+    """Styles by role, with their escape sequences, and what a filter makes of them.
+
+    An unknown role is an error that names the nearest one.
+    """
+
+    def __init__(self, styles: Mapping[str, Style]) -> None:
+        super().__init__(styles)
+        self._sgr: dict[ColorSystem, dict[str, str]] = {}
+        self._filtered: dict[tuple[int, Color], tuple[LineFilter, StyleTable]] = {}
 
     def __missing__(self, role: str) -> Style:
         near = get_close_matches(role, list(self), n=1)
         raise StyleError(f"there is no role {role!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+    def sgr(self, system: ColorSystem) -> dict[str, str]:
+        """The sequence that begins each role's text, whatever was before it."""
+        found = self._sgr.get(system)
+        if found is None:
+            codes = {role: Strip.render_ansi(style, system) for role, style in self.items()}
+            found = self._sgr[system] = {role: f"\x1b[0;{c}m" if c else RESET for role, c in codes.items()}
+        return found
+
+    def filtered(self, by: LineFilter, background: Color) -> StyleTable:
+        """The styles as a filter leaves them; this very table where it changes none."""
+        kept = self._filtered.get((id(by), background))
+        if kept is None:
+            segments = by.apply([Segment("x", style) for style in self.values()], background)
+            styles = {
+                role: segment.style or Style.null() for role, segment in zip(self, segments, strict=True)
+            }
+            kept = by, (self if styles == dict(self) else type(self)(styles))
+            self._filtered[id(by), background] = kept
+        return kept[1]
 
 
 class StyleBook:
@@ -59,9 +93,9 @@ class StyleBook:
     def __init__(self, theme: Theme) -> None:
         self.theme = theme
         self.generation = next(_generations)
-        self._tables: dict[str, dict[str, Style]] = {}
+        self._tables: dict[str, StyleTable] = {}
 
-    def table(self, variant: str = "") -> dict[str, Style]:
+    def table(self, variant: str = "") -> StyleTable:
         """The styles of all roles on rows of this variant; raises `StyleError`."""
         found = self._tables.get(variant)
         if found is None:
@@ -72,7 +106,7 @@ class StyleBook:
         """The style of one role on a row of this variant; raises `StyleError`."""
         return self.table(variant)[role]
 
-    def _resolve(self, variant: str) -> _Table:
+    def _resolve(self, variant: str) -> StyleTable:
         ground = self.theme.base
         if variant:
             if variant not in ROWS:
@@ -80,7 +114,7 @@ class StyleBook:
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise StyleError(f"there is no row variant {variant!r}{hint}")
             ground += self.theme.rows[variant]
-        return _Table({role: ground + style for role, style in self.theme.roles.items()})
+        return StyleTable({role: ground + style for role, style in self.theme.roles.items()})
 
 
 def rule_line(width: int, title: str, right: str = "", *, focus: bool = False, alert: bool = False) -> Line:

@@ -6,6 +6,9 @@ looks: themes give each role a colour and a weight, the glyph and the word carry
 
 from __future__ import annotations
 
+import textwrap
+from functools import lru_cache
+
 Cell = tuple[str, str]
 Line = list[Cell]
 
@@ -95,6 +98,16 @@ def fit(line: Line, columns: int, role: str = "text") -> Line:
     if left > 0:
         out.append((" " * left, role))
     return out
+
+
+@lru_cache(512)
+def wrapped(text: str, columns: int) -> tuple[str, ...]:
+    """A text in rows of so many columns; kept, as the same words are shown with every move of the cursor.
+
+    >>> wrapped("one two three", 8)
+    ('one two', 'three')
+    """
+    return tuple(textwrap.wrap(text, columns))
 
 
 def plain(line: Line) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from ..kernel.arch.x86 import pmd_pfn
 from ..kernel.machine import Machine
 from ..kernel.mm.frames import PG_HIDDEN
-from ..kernel.mm.page_alloc import FREE, OTHER, STATE_NAMES
+from ..kernel.mm.page_alloc import ANON, FILE, FREE, OTHER, STATE_NAMES
 from .cells import Line
 from .entries import pfns_of, present_of
 from .scene import Scene
@@ -94,19 +94,19 @@ def frame_words(scene: Scene, pfn: int) -> list[Line]:
         return _device(scene, head, pfn)
     head.append((f": {page.state}", "text"))
     if hidden:
-        return [head, *hidden_words(scene.machine), _mapped_by(scene.machine, pfn)]
+        return [head, *hidden_words(scene.machine), _mapped_by(scene, pfn)]
     row = scene.machine.arena.row_of.flat[pfn] - 1
     if row >= 0:
         level = scene.machine.arena.mode.levels[scene.machine.arena.level_of.flat[row]].name
         return [head, [(f" it holds a table of {level} entries", "text")]]
     if page.state == STATE_NAMES[OTHER]:
-        return [head, [(" nothing is known of it", "dim")], [], _mapped_by(scene.machine, pfn)]
+        return [head, [(" nothing is known of it", "dim")], [], _mapped_by(scene, pfn)]
     if page.state == STATE_NAMES[FREE]:
         return [head, [(" in the lists of the allocator", "dim")]]
     counts: Line = [(f" refcount {page.refcount}, mapcount {page.mapcount}", "text")]
     names = textwrap.shorten(" ".join(page.flags), _COLUMNS, placeholder=" …")
     flags: Line = [(f" {names}" if names else " no flags", "flag")]
-    return [head, counts, flags, _mapped_by(scene.machine, pfn)]
+    return [head, counts, flags, _mapped_by(scene, pfn)]
 
 
 def hidden_count(machine: Machine) -> int:
@@ -134,14 +134,40 @@ def _device(scene: Scene, head: Line, pfn: int) -> list[Line]:
         texts = ("stays as it is; only the last", "PTE that points here goes")
     else:
         texts = ("outside RAM, so no refcount and", "no mapcount; never freed")
-    return [head, *([(f" {text}", "text")] for text in texts), _mapped_by(scene.machine, pfn)]
+    return [head, *([(f" {text}", "text")] for text in texts), _mapped_by(scene, pfn)]
 
 
-def _mapped_by(machine: Machine, pfn: int) -> Line:
-    kept = _found.get(machine)
-    if kept is None or kept[1] != pfn or not kept[0].is_now(machine.journal):
-        kept = _found[machine] = (Stamp(machine.journal), pfn, mappers(machine, pfn))
-    found = kept[2]
+def sole_mapper(scene: Scene, pfn: int) -> list[tuple[int, int]]:
+    """What `mappers` finds, where that goes without a look: the cursor's page is mapped to a frame that is mapped once.
+
+    Empty where only a look can tell.
+    """
+    machine, arena = scene.machine, scene.machine.arena
+    if not 0 <= scene.cursor < scene.mm.task_size:
+        return []
+    slot = arena.lookup(scene.mm.pgd, scene.cursor)
+    if slot < 0:
+        return []
+    entry, frames = arena.entries[slot : slot + 1], machine.frames
+    if not present_of(entry, arena.mode)[0] or int(pfns_of(entry, arena.mode)[0]) != pfn:
+        return []
+    if frames.pfn_valid(pfn):
+        # Bare frame numbers are not counted, so only frames that are none count as mapped once.
+        once = frames.states.flat[pfn] in (ANON, FILE) and frames.page_mapcount(pfn) == 1
+    else:
+        region = frames.region_of(pfn)
+        once = region is not None and region.maps.flat[pfn - region.start_pfn] == 1
+    return [(scene.mm.id, scene.cursor >> arena.page_shift << arena.page_shift)] if once else []
+
+
+def _mapped_by(scene: Scene, pfn: int) -> Line:
+    machine = scene.machine
+    found = sole_mapper(scene, pfn)
+    if not found:
+        kept = _found.get(machine)
+        if kept is None or kept[1] != pfn or not kept[0].is_now(machine.journal):
+            kept = _found[machine] = (Stamp(machine.journal), pfn, mappers(machine, pfn))
+        found = kept[2]
     if not found:
         return [(" mapped by nobody", "dim")]
     mm, va = found[0]

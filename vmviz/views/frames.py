@@ -5,6 +5,7 @@ The addresses of this view are frame numbers (pfn).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -20,6 +21,7 @@ from .cells import Cell, Line
 from .entries import pfns_of, present_of
 from .frame_info import frame_words, hidden_count, hidden_words
 from .ram import GLYPHS, RamRows, any_in_cells, ram_cells, ram_rows
+from .rows import RowView
 from .scene import Scene
 from .vma_index import Stamp, VmaIndex, mapped_pfns, region_of_file
 
@@ -50,6 +52,9 @@ class _Kept:
     ram: dict[object, RamRows] = attrs.field(factory=dict)
     regions: list[DeviceRegion] | None = None
     pfns: dict[tuple[int, int, int], NDArray[np.int64]] = attrs.field(factory=dict)
+    rows: dict[object, tuple[NDArray[np.int64], ...]] = attrs.field(factory=dict)
+    free: int = -1
+    known: bool = False
 
 
 _kept: WeakKeyDictionary[Machine, _Kept] = WeakKeyDictionary()
@@ -89,15 +94,13 @@ class FrameView:
         self.machine = machine = scene.machine
         self.per_row = _WIDE if self.wide else _NARROW
         self._kept = _kept_of(machine)
+        self._trailed = scene.trail.start, scene.trail.end
         self.pfn = scene.pfn if scene.pfn >= 0 else self._pfn_of_cursor()
         self.regions = self._regions()
         self._ram = self._ram_map()
         self.own = machine.frames.own_pfns
         self.hidden = self._hidden_zones()
-        keep = [s for s, h in zip(self._ram.rows_of_zone, self.hidden, strict=True) if not h]
-        self._start = np.concatenate([self._ram.start[s] for s in keep])
-        self._tail = np.concatenate([self._ram.tail[s] for s in keep])
-        self._end = np.concatenate([self._ram.end[s] for s in keep])
+        self._start, self._tail, self._end = self._rows_shown()
         top = max([machine.frames.nr_frames, *(r.end_pfn for r in machine.frames.regions)]) - 1
         self._digits = max(5, len(f"{top:x}"))
         self._sections = self._make_sections()
@@ -234,7 +237,42 @@ class FrameView:
         return [r for r in frames.regions if r in kept.regions or r is under]
 
     def _free(self) -> int:
-        return int(self.machine.frames.states.pyramid[:, FREE].sum())
+        self._count()
+        return self._kept.free
+
+    def _count(self) -> None:
+        kept, pyramid = self._kept, self.machine.frames.states.pyramid
+        if kept.free < 0:
+            kept.free, kept.known = int(pyramid[:, FREE].sum()), not pyramid[:, OTHER].any()
+
+    def _rows_shown(self) -> tuple[NDArray[np.int64], ...]:
+        """Start, tail and end of the rows of the zones that are not hidden."""
+        ram, key = self._ram, (id(self._ram), *self.hidden)
+        if key not in self._kept.rows:
+            keep = [s for s, h in zip(ram.rows_of_zone, self.hidden, strict=True) if not h]
+            columns = (ram.start, ram.tail, ram.end)
+            self._kept.rows[key] = tuple(np.concatenate([c[s] for s in keep]) for c in columns)
+        return self._kept.rows[key]
+
+    def differing(self, old: RowView) -> Sequence[range] | None:
+        """Rows outside of which this view reads as an older one; None where nothing is known of them."""
+        if not (
+            isinstance(old, FrameView)
+            and old._kept is self._kept
+            and self._kept.stamp.is_now(self.machine.journal)
+            and self.machine.journal.enabled
+            and (old.wide, old.per_row, old.regions, old.hidden, old.scene.range)
+            == (self.wide, self.per_row, self.regions, self.hidden, self.scene.range)
+            and old._trailed == self._trailed
+        ):
+            return None
+        texts = [
+            range(int(end) - section.count, int(end))
+            for section, end in zip(self._sections, self._borders, strict=True)
+            if section.kind == "text"
+        ]
+        cursors = [self.index_of(view.pfn) for view in (old, self) if view.pfn >= 0]
+        return [*(range(row, row + 1) for row in cursors), *texts]
 
     def _ram_map(self) -> RamRows:
         trail = self.scene.trail
@@ -276,9 +314,9 @@ class FrameView:
         if not self.wide:
             told = [_Section("text", len(words), None, tuple(words))] if words else []
             return [*told, ram, *(_Section("region", 1, region) for region in self.regions)]
-        known = not frames.states.pyramid[:, OTHER].any()
-        free = f"{self._free()} of {frames.nr_frames} free" if known else f"{frames.nr_frames} frames"
-        heading: Line = [(f" RAM {format_size(frames.nr_frames << 12)}", "label"), (free, "count")]
+        free = self._free()
+        free_text = f"{free} of {frames.nr_frames} free" if self._kept.known else f"{frames.nr_frames} frames"
+        heading: Line = [(f" RAM {format_size(frames.nr_frames << 12)}", "label"), (free_text, "count")]
         out = [_Section("heading", 1, None, (heading,)), ram]
         if words:
             own = _pages(sum(z.end_pfn - z.start_pfn for z in frames.zones[-1:]))

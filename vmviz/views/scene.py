@@ -39,16 +39,14 @@ class Scene:
     labels: dict[str, int] = attrs.field(factory=dict)
     readable: bool = False
     pfn: int = -1
+    mm: Mm = attrs.field(init=False)
+    """The address space that is shown."""
 
     def __attrs_post_init__(self) -> None:
+        self.mm = self.machine.mm
         if self.trail is None:
             end = self.machine.journal.position
             self.trail = Trail(self.machine, end, end)
-
-    @property
-    def mm(self) -> Mm:
-        """The address space that is shown."""
-        return self.machine.mm
 
     @property
     def meant(self) -> Vma | None:

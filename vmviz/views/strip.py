@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import attrs
 
 from ..script.outcome import Outcome
-from .cells import Line
+from .cells import Line, wrapped
 
 
 @attrs.frozen
@@ -47,7 +45,7 @@ def paragraphs(width: int, height: int, *parts: tuple[str, str]) -> list[Line]:
         if not text:
             lines.append([])
             continue
-        lines += [[(" " + row, role)] for row in textwrap.wrap(text, max(8, width - 2))]
+        lines += [[(" " + row, role)] for row in wrapped(text, max(8, width - 2))]
     return lines[:height]
 
 

@@ -6,6 +6,7 @@ A `TreeView` is made for one scene and thrown away with it; a row's text is made
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,9 +29,28 @@ class TreeView(TreeRows):
     ('0ff.1ff.1b8', ' ►│ ├1b8')
     """
 
-    def __init__(self, scene: Scene, layout: str = "narrow", state: TreeState | None = None) -> None:
-        super().__init__(scene, layout, state)
+    def __init__(
+        self,
+        scene: Scene,
+        layout: str = "narrow",
+        state: TreeState | None = None,
+        old: TreeView | None = None,
+    ) -> None:
+        super().__init__(scene, layout, state, old)
         self.cursor_index = self.index_of(scene.cursor)
+        if old is not None and self._changed is not None:
+            _, _, end, moved = self._changed
+            for (i, width), line in list(self._lines.items()):
+                was, now = i - moved * (i >= end) == old.cursor_index, i == self.cursor_index
+                if was != now and line[1][1] == "mark.cursor":
+                    self._lines[i, width] = [line[0], (self._arrow(i), "mark.cursor"), *line[2:]]
+
+    def differing(self, old: TreeView) -> Sequence[range] | None:
+        """Rows outside of which this view reads as an older one of as many rows; None where nothing is known."""
+        if self._changed is None or self._changed[0] is not old or self._changed[3]:
+            return None
+        _, first, end, _ = self._changed
+        return [*(range(row, row + 1) for row in (old.cursor_index, self.cursor_index)), range(first, end)]
 
     @property
     def row_count(self) -> int:
@@ -135,7 +155,7 @@ class TreeView(TreeRows):
         mark = self._mark(row)
         marks: Line = [
             (mark, "mark.outside" if mark == "!" else "mark.range"),
-            ("►" if self.is_cursor(index) else " ", "mark.cursor"),
+            (self._arrow(index), "mark.cursor"),
         ]
         left: Line = [*marks, (row.prefix, "tree")]
         right: Line = []
@@ -193,6 +213,9 @@ class TreeView(TreeRows):
                 taken = 2 + len(row.prefix) + len(dashes) + len(row.text) + 2
                 left += [(f"{dashes} {row.text} " + "─" * max(0, width - taken), "boundary")]
         return _both(left, right, width, trail)
+
+    def _arrow(self, index: int) -> str:
+        return "►" if self.is_cursor(index) else " "
 
     def _mark(self, row: Row) -> str:
         r = self.scene.range

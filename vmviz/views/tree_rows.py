@@ -17,6 +17,7 @@ from ..kernel.arch.x86 import _PAGE_PSE, PTE_PFN_MASK
 from . import entries as ent
 from .cells import Line
 from .scene import Scene
+from .vma_index import Stamp
 
 Key = tuple[int, int, int]
 """A node of the tree: depth (0 is the root, then one per level), first address, end."""
@@ -52,10 +53,31 @@ class TreeState:
     focus: Key | None = None
 
 
+class Spelled(NamedTuple):
+    """Where the entries of an unfolded table stand: its own row, theirs ``[first, end)``, `TreeRows._extra`."""
+
+    table: int
+    first: int
+    end: int
+    before: str
+    extra: frozenset[int]
+
+    def moved(self, by: int) -> Spelled:
+        """The same, some rows further down."""
+        return self._replace(table=self.table + by, first=self.first + by, end=self.end + by)
+
+
 class TreeRows:
     """The rows of the tree for a scene, from the root down; `TreeView` gives them text and a cursor."""
 
-    def __init__(self, scene: Scene, layout: str = "narrow", state: TreeState | None = None) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        layout: str = "narrow",
+        state: TreeState | None = None,
+        old: TreeRows | None = None,
+    ) -> None:
+        """``old``: the rows of an earlier scene, from which those are taken that are still the same."""
         self.scene = scene
         self.wide = layout == "wide"
         self.state = state if state is not None else TreeState()
@@ -65,6 +87,7 @@ class TreeRows:
         self.last = len(self.levels)
         self.span = scene.machine.arena.mode.levels[-1].entries
         cursor, focus = scene.cursor, self.state.focus
+        self.scene_cursor = cursor
         self.focus: Key | None = focus if focus is not None and focus[1] == cursor else None
         self.path = ".".join(f"{i:03x}" for i in self.mode.split(cursor)[: self.last - 1])
         r = scene.range
@@ -72,13 +95,67 @@ class TreeRows:
         self._unknown = sorted(scene.mm.unknown.data.items())
         self._lines: dict[tuple[int, int], Line] = {}
         self.rows: list[Row] = []
-        self._build()
+        self._stamp = Stamp(scene.mm.sys.journal)
+        self._moment = (
+            scene.machine,
+            scene.mm,
+            self.wide,
+            r,
+            (scene.trail.start, scene.trail.end),
+            dict(self.state.folds),
+        )
+        self._user = min(self.levels[0].entries, -(-self.mode.task_size // self.levels[0].span))
+        self._runs: dict[int, list[int]] = {}
+        self._spelled: dict[int, Spelled] = {}
+        self._changed: tuple[TreeRows, int, int, int] | None = None
+        """The rows that these were taken from, ``[a, b)`` of them made anew, and by how many rows the rest moved."""
+        if old is None or not self._take(old):
+            self._build()
+            self._starts = [row.start for row in self.rows]
+
+    def _take(self, old: TreeRows) -> bool:
+        """Take over the rows of a scene that differs only in the cursor, which is still in the same table.
+
+        Returns whether that goes: whether a table is unfolded depends on the table that the cursor is in.
+        """
+        journal = self.scene.mm.sys.journal
+        block = self.levels[-2].span
+        base = self.scene.cursor & -block
+        spelled = old._spelled.get(base)
+        if (
+            spelled is None
+            or old.scene_cursor & -block != base
+            or old._moment != self._moment
+            or not old._stamp.is_now(journal)
+            or not journal.enabled
+            or any(f is not None and f[0] != self.last for f in (self.focus, old.focus))
+            or not (self.wide or base not in (self.scene.cursor, old.scene_cursor))
+        ):
+            return False
+        old._changed = None  # or each view would keep all that were before it
+        self._runs, self._spelled = old._runs, dict(old._spelled)
+        a, b = spelled.first, spelled.end
+        table = old.rows[spelled.table]
+        extra = self._extra(table, self._runs_of(table)[0])[1]
+        if self.wide and extra == spelled.extra:
+            self.rows, self._starts, self._lines = old.rows, old._starts, dict(old._lines)
+            self._changed = old, a, a, 0
+            return True
+        made = self._entries(table, spelled.before)
+        moved = len(made) - (b - a)
+        self.rows = old.rows[:a] + made + old.rows[b:]
         self._starts = [row.start for row in self.rows]
+        self._lines = {
+            (i + moved * (i >= b), width): line for (i, width), line in old._lines.items() if not a <= i < b
+        }
+        for start, other in old._spelled.items():
+            self._spelled[start] = other.moved(moved if other.table > spelled.table else 0)
+        self._spelled[base] = Spelled(spelled.table, a, b + moved, spelled.before, extra)
+        self._changed = old, a, b + moved, moved
+        return True
 
     def _build(self) -> None:
         pgd = self.scene.mm.pgd
-        top = self.levels[0]
-        self._user = min(top.entries, -(-self.mode.task_size // top.span))
         # The root stands for every address, so that one outside user space still has a row.
         self.rows.append(Row("root", 0, "", 0, 1 << 64, 0, 0, pgd, open=True))
         self._children(pgd, 0, 0, "")
@@ -121,7 +198,10 @@ class TreeRows:
             if item.kind == "table" and item.open:
                 self._children(item.row, depth + 1, item.start, under)
             elif item.kind == "pt" and item.open:
-                self._entries(item, under + " ")
+                at = len(self.rows)
+                self.rows += self._entries(item, under + " ")
+                extra = self._extra(item, self._runs_of(item)[0])[1]
+                self._spelled[item.start] = Spelled(at - 1, at, len(self.rows), under + " ", extra)
             elif item.kind == "missing":
                 self._outside(item, under + " ")
             previous = item
@@ -267,10 +347,10 @@ class TreeRows:
             ent.states_of(values, scene.machine.frames, self.mode, was=was, fresh=fresh, unknown=blind),
         )
 
-    def _entries(self, table: Row, before: str) -> None:
-        """The rows of a spelled-out table: runs, single entries around the cursor, borders of the VMA meant."""
-        page, base, n = self.mode.page_size, table.start, self.span
-        r, vma, focus = self.scene.range, self.scene.meant, self.focus
+    def _runs_of(self, table: Row) -> tuple[list[int], dict[int, str]]:
+        """Where runs of alike entries begin in a spelled-out table, and the borders of the VMA meant that lie in it."""
+        page, base = self.mode.page_size, table.start
+        r, vma = self.scene.range, self.scene.meant
         cuts: set[int] = set()
         edges: dict[int, str] = {}
         if r is not None and r.start < r.end:
@@ -281,11 +361,16 @@ class TreeRows:
                     if r.start < at < r.end and base < at < table.end:
                         cuts.add((at - base) // page)
                         edges[(at - base) // page] = f"{name} {at:x}"
-        starts = self._starts_in(table.row, base, tuple(cuts))
+        if base not in self._runs:
+            self._runs[base] = self._starts_in(table.row, base, tuple(cuts))
+        return self._runs[base], edges
+
+    def _extra(self, table: Row, starts: list[int]) -> tuple[range, frozenset[int]]:
+        """The entries around the cursor that have rows of their own, and where that makes rows begin besides."""
+        page, base, n, focus = self.mode.page_size, table.start, self.span, self.focus
         c = (self.scene.cursor - base) // page
-        here = 0 <= c < n and (focus is None or focus[0] > table.depth)
         near: range = range(0)
-        if here:
+        if 0 <= c < n and (focus is None or focus[0] > table.depth):
             i = bisect_right(starts, c) - 1
             a, b = starts[i], starts[i + 1] if i + 1 < len(starts) else n
             chosen = focus == (self.last, base + a * page, base + b * page) and b - a > 1
@@ -294,19 +379,30 @@ class TreeRows:
                 near = range(max(0, c - _MARGIN - self.wide), min(n, c + _MARGIN))
         elif c == n:
             near = range(n - 1, n)
-        if near:
-            starts = sorted({*starts, *near, *(range(near.stop, near.stop + 1) if near.stop < n else ())})
+        borders = (*near, *(range(near.stop, near.stop + 1) if near and near.stop < n else ()))
+        return near, frozenset(k for k in borders if starts[bisect_right(starts, k) - 1] != k)
+
+    def _entries(self, table: Row, before: str) -> list[Row]:
+        """The rows of a spelled-out table: runs, single entries around the cursor, borders of the VMA meant."""
+        page, base, n = self.mode.page_size, table.start, self.span
+        starts, edges = self._runs_of(table)
+        near, extra = self._extra(table, starts)
+        if extra:
+            starts = sorted({*starts, *extra})
         whole = len(starts) == 1
+        r = self.scene.range
         asked = table.start <= self.scene.cursor < table.end or (table.depth, base) in self.state.folds
+        out: list[Row] = []
         for i, a in enumerate(starts):
             b = starts[i + 1] if i + 1 < len(starts) else n
             low, high = base + a * page, base + b * page
             if a in edges:
-                self.rows.append(Row("boundary", self.last, before, low, low, 0, 0, text=edges[a]))
+                out.append(Row("boundary", self.last, before, low, low, 0, 0, text=edges[a]))
             inside = r is not None and low < r.end and high > r.start
             if self.wide or asked or inside or a in near:
                 text = "all alike" if whole else ""
-                self.rows.append(Row("run", self.last, before, low, high, a, b, table.row, text))
+                out.append(Row("run", self.last, before, low, high, a, b, table.row, text))
+        return out
 
     # -- counting
 

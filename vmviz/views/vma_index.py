@@ -69,7 +69,8 @@ class VmaIndex:
     """The rows of the list without details, as prefix sums over the ordinals of the VMAs.
 
     ``row_of[i]`` is the row of VMA ``i``; a gap has a row of its own above the VMA that ends it,
-    or at the end.  ``files`` are the ids of all files that a VMA maps.
+    or at the end.  ``files`` are the ids of all files that a VMA maps, ``pfnmaps`` the number of VMAs that
+    are VM_PFNMAP.
     """
 
     def __init__(self, mm: Mm) -> None:
@@ -84,6 +85,7 @@ class VmaIndex:
         self.tail_gap = self.end < mm.task_size
         self.rows = (int(self.row_of[-1]) + 1 if count else 0) + self.tail_gap
         self.files = {v.file for v in vmas}
+        self.pfnmaps = sum(v.is_pfnmap for v in vmas)
 
     @staticmethod
     def of(mm: Mm) -> VmaIndex:
@@ -106,7 +108,7 @@ class VmaIndex:
 
 
 def _written(mm: Mm, stamp: Stamp) -> bool:
-    """Whether VMAs came, went, or got other ends or files between a moment and now (or may have)."""
+    """Whether VMAs came, went, or got other ends, files or VM_PFNMAP between a moment and now (or may have)."""
     journal = mm.sys.journal
     low, high = sorted((stamp.position, journal.position))
     if high[0] - low[0] > _SCAN_LIMIT:
@@ -114,7 +116,11 @@ def _written(mm: Mm, stamp: Stamp) -> bool:
     for record, _, _ in journal.between(low, high):
         if type(record) is tuple and record[0] is mm.vmas:
             _, _, old, new = record
-            if old is None or new is None or (old.end, old.file) != (new.end, new.file):
+            if (
+                old is None
+                or new is None
+                or (old.end, old.file, old.is_pfnmap) != (new.end, new.file, new.is_pfnmap)
+            ):
                 return True
     return False
 

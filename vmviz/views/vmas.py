@@ -5,15 +5,16 @@ Rows are computed by ordinal, when they are seen; see `vma_index` for what is ke
 
 from __future__ import annotations
 
-import textwrap
+from collections.abc import Sequence
 
 from ..kernel.machine import Machine
 from ..kernel.mm.flags import UNKNOWN_CODE, VM_FLAG_TABLE, VM_IO, VM_MIXEDMAP, VM_PFNMAP
 from ..kernel.mm.vma import Vma, vma_name
 from ..script.values import format_size
-from .cells import Cell, Line
+from .cells import Cell, Line, wrapped
+from .rows import RowView
 from .scene import Scene
-from .vma_index import VmaIndex, device_of, mapped_pfns, present_in
+from .vma_index import Stamp, VmaIndex, device_of, mapped_pfns, present_in
 
 DETAIL_COLUMNS = 38
 """The columns that the details are wrapped to in the wide layout."""
@@ -63,6 +64,8 @@ class VmaView:
         self.wide = layout == "wide"
         mm = scene.mm
         self.index = VmaIndex.of(mm)
+        self._stamp = Stamp(mm.sys.journal)
+        self._trailed = scene.trail.start, scene.trail.end
         self.vma = mm.vma_at(scene.cursor)
         self.shown = self.vma
         r = scene.range
@@ -142,6 +145,25 @@ class VmaView:
     def can_stand(self, index: int) -> bool:
         """Whether a row is a VMA or a gap, so that the cursor may stand on it."""
         return 0 <= index < self._rows and not self._parent < index <= self._parent + len(self._details)
+
+    def differing(self, old: RowView) -> Sequence[range] | None:
+        """Rows outside of which this view reads as an older one; None where nothing is known of them."""
+        journal, scene = self.scene.mm.sys.journal, self.scene
+        if not (
+            isinstance(old, VmaView)
+            and old.scene.mm is scene.mm
+            and journal.enabled
+            and old._stamp.is_now(journal)
+            and (old._trailed, old.scene.range, old.scene.labels, old.scene.readable, old.wide)
+            == (self._trailed, scene.range, scene.labels, scene.readable, self.wide)
+        ):
+            return None
+        rows = [range(row, row + 1) for row in (old._cursor, self._cursor)]
+        if old.shown is not self.shown:
+            parents = [view._parent for view in (old, self) if view._parent >= 0]
+            ends = [view._parent + len(view._details) + 1 for view in (old, self)]
+            rows.append(range(min(parents, default=0), max(ends)))
+        return rows
 
     # -- which row is what
 
@@ -244,7 +266,7 @@ class VmaView:
             *_flag_lines(vma, scene.trail.gone_flags(vma.start)),
         ]
         for text in (_backing(scene.machine, vma, bool(unknown)), _handler(scene.machine, vma)):
-            lines += [[(part, "text")] for part in textwrap.wrap(text, DETAIL_COLUMNS)]
+            lines += [[(part, "text")] for part in wrapped(text, DETAIL_COLUMNS)]
         return [*lines, note] if unknown else lines
 
 

@@ -20,6 +20,7 @@ from .cells import width as line_width
 from .refusal import refused
 from .scene import Scene
 from .strip import Strip, call_text, paragraphs, plural
+from .vma_index import VmaIndex
 
 
 def why(session: Session, scene: Scene, width: int, height: int, *, playing: bool = False) -> Strip:
@@ -60,7 +61,7 @@ def _opening(session: Session, width: int, height: int) -> Strip:
             "The kernel can take PTEs away and leave the VMA standing: zap_vma_ptes."
         )
     else:
-        pf = sum(v.is_pfnmap for v in session.machine.mm.vmas)
+        pf = VmaIndex.of(session.machine.mm).pfnmaps
         text = (
             f"{session.machine.task.comm}: {len(session.machine.mm.vmas)} VMAs, {pf} of them VM_PFNMAP, "
             f"the kind that "

@@ -66,4 +66,4 @@ class FramePane(ViewPane):
         # Until the scene follows, the next key goes on from here.
         if pfn >= 0:
             self._at = pfn
-            self.post_message(FrameChosen(pfn))
+            self.tell(FrameChosen(pfn))

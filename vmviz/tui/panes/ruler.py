@@ -5,13 +5,14 @@ from __future__ import annotations
 from textual.strip import Strip
 from textual.widget import Widget
 
-from vmviz.tui.styles import StyleBook, book_for, line_segments
+from vmviz.tui.ansistrip import AnsiStrip, DirectLines
+from vmviz.tui.styles import StyleBook, book_for
 from vmviz.views.cells import Line
 from vmviz.views.ruler import WIDE, ruler
 from vmviz.views.scene import Scene
 
 
-class Ruler(Widget):
+class Ruler(DirectLines, Widget):
     """The ruler of the scene's cursor: one line, two in the wide layout."""
 
     DEFAULT_CSS = """
@@ -36,7 +37,7 @@ class Ruler(Widget):
             self.styles.height = 2 if wide else 1
         self._scene = scene
         self._made_for = -1
-        before, width = self._lines, self.size.width
+        before, width = self._lines, self.outer_size.width
         if width and self._made(width) != before:
             self.refresh()
 
@@ -48,13 +49,13 @@ class Ruler(Widget):
         return self._lines
 
     def render_line(self, y: int) -> Strip:
-        width = self.size.width
+        width = self.outer_size.width
         book = self._book
         if book is None:
             book = self._book = book_for(self.app)
         lines = self._made(width)
         plain = bool(getattr(self.app, "ascii_glyphs", False))
-        return Strip(line_segments(lines[y] if y < len(lines) else [], width, book.table(), plain), width)
+        return AnsiStrip(lines[y] if y < len(lines) else [], width, book.table(), plain)
 
     def notify_style_update(self) -> None:
         super().notify_style_update()

@@ -21,6 +21,7 @@ class TreePane(LineGrid):
     holds the scene calls `show` again.
     """
 
+    says_cursor = False  # the app has said itself where it is
     BINDINGS: ClassVar[list[BindingType]] = [
         *LineGrid.BINDINGS,
         Binding("shift+up", "extend(-1)", "Extend up", show=False, id="tree.extend_up"),
@@ -42,7 +43,7 @@ class TreePane(LineGrid):
 
         ``layout`` is "narrow" or "wide".
         """
-        old, new = self.view, TreeView(scene, layout, self.folds)
+        old, new = self.view, TreeView(scene, layout, self.folds, self.view)
         self.view, self._layout = new, layout
         if self.title_right != new.path:
             self.title_right = new.path
@@ -50,9 +51,16 @@ class TreePane(LineGrid):
         if old is None or old.row_count != new.row_count:
             self.touch_all()
         else:
-            width = self.text_width
-            same = {i for i in self.visible_rows if old.known_row(i, width) == new.row(i, width)}
-            self.touch_rows(frozenset(i for i in range(new.row_count) if i not in same))
+            width, visible = self.text_width, self.visible_rows
+            only = new.differing(old) or [range(new.row_count)]
+            self.touch_rows(
+                {
+                    i
+                    for rows in only
+                    for i in rows
+                    if i not in visible or old.known_row(i, width) != new.row(i, width)
+                }
+            )
         self.cursor = new.cursor_index
         self.reveal(self.cursor)
 
@@ -88,7 +96,7 @@ class TreePane(LineGrid):
         if key[1] == self.view.scene.cursor:
             self.show(self.view.scene, self._layout)
         end = key[2] if key[2] - key[1] <= 1 << 21 else 0
-        self.post_message(AddressChosen(key[1], extend, end, origin_end))
+        self.tell(AddressChosen(key[1], extend, end, origin_end))
 
     def action_extend(self, step: int) -> None:
         """Move the cursor a row and take the range along."""
@@ -123,4 +131,4 @@ class TreePane(LineGrid):
         if address == key[1]:
             self._go(key, extend)
         else:
-            self.post_message(AddressChosen(address, extend))
+            self.tell(AddressChosen(address, extend))

@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
 
 from vmviz.tui.linegrid import LineGrid
 from vmviz.views.cells import Line, fit
+from vmviz.views.rows import RowView
 from vmviz.views.scene import Scene
-
-
-class RowView(Protocol):
-    """What a pane needs of its view."""
-
-    @property
-    def title_right(self) -> str:
-        """A word for the right of the title."""
-        ...
-
-    @property
-    def row_count(self) -> int:
-        """The number of rows."""
-        ...
-
-    def row(self, index: int, width: int) -> Line:
-        """A row as cells."""
-        ...
-
-    def can_stand(self, index: int) -> bool:
-        """Whether the cursor may stand on a row."""
-        ...
 
 
 class ViewPane(LineGrid):
@@ -36,6 +15,8 @@ class ViewPane(LineGrid):
 
     The pane changes nothing: it says where the user went, and whoever holds the scene calls `show` again.
     """
+
+    says_cursor = False  # the app has said itself where it is
 
     def __init__(
         self, title: str, *, right_rule: bool = False, name: str | None = None, id: str | None = None
@@ -45,6 +26,8 @@ class ViewPane(LineGrid):
         self._layout_name = "narrow"
         self._view: RowView | None = None
         self._painted: dict[int, tuple[int, Line]] = {}
+        self._ready: dict[int, tuple[int, Line]] = {}
+        """Lines of this view that were made to compare them and are to be painted."""
 
     # What a pane gives.
 
@@ -63,7 +46,7 @@ class ViewPane(LineGrid):
 
         ``layout`` is "narrow" or "wide".
         """
-        count = self.row_count()
+        count, old = self.row_count(), self._view
         self._scene, self._layout_name = scene, layout
         self._view = view = self.make_view(scene, layout)
         if self.title_right != view.title_right:
@@ -71,24 +54,36 @@ class ViewPane(LineGrid):
             self.touch_title()
         if view.row_count != count:
             self._painted.clear()
+            self._ready.clear()
             self.touch_all()
         else:
-            self._touch_changed()
+            self._touch_changed(None if old is None else view.differing(old))
         row = self.cursor_row()
         if row is not None:
             self.cursor = row
             self.reveal(row)
 
-    def _touch_changed(self) -> None:
-        """Repaint what differs from what was painted; what is out of view is only forgotten."""
+    def _touch_changed(self, only: Sequence[range] | None) -> None:
+        """Repaint what differs from what was painted; what is out of view is only forgotten.
+
+        ``only``: the rows that may differ, None for all.
+        """
         width, visible = self.text_width, self.visible_rows
         stale = set()
-        for row, (columns, line) in self._painted.items():
-            same = row in visible and columns == width and fit(self._line(row, width), width) == line
-            if not same:
+        ready = self._ready = {}
+        painted = self._painted
+        rows = painted if only is None else {row for rows in only for row in rows if row in painted}
+        for row in rows:
+            columns, line = painted[row]
+            if row not in visible:
                 stale.add(row)
+                continue
+            new = fit(self._line(row, width), width)
+            if columns != width or new != line:
+                stale.add(row)
+                ready[row] = width, new
         for row in stale:
-            del self._painted[row]
+            del painted[row]
         if stale:
             self.touch_rows(stale)
 
@@ -98,9 +93,11 @@ class ViewPane(LineGrid):
         return self._view.row_count if self._view else 0
 
     def row(self, index: int, width: int) -> Line:
-        line = fit(self._line(index, width), width)
-        self._painted[index] = width, line
-        return line
+        kept = self._ready.pop(index, None)
+        if kept is None or kept[0] != width:
+            kept = width, fit(self._line(index, width), width)
+        self._painted[index] = kept
+        return kept[1]
 
     def _line(self, index: int, width: int) -> Line:
         return self._view.row(index, width) if self._view else []

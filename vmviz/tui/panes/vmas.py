@@ -68,7 +68,7 @@ class VmaPane(ViewPane):
         address = self.view.address_of(row) if self.view else None
         if address is not None:
             left = self.row_end(origin) if origin is not None else 0
-            self.post_message(AddressChosen(address, extend, self.row_end(row), left))
+            self.tell(AddressChosen(address, extend, self.row_end(row), left))
 
     def row_end(self, row: int | None = None) -> int:
         """Where a VMA's row ends (the cursor's, if not said); 0 for a gap, of which one page is meant."""

@@ -34,24 +34,20 @@ from vmviz.kernel.arch.x86 import (
     _PAGE_PROTNONE,
     swp_offset,
     swp_type,
-    vm_get_page_prot,
 )
 from vmviz.kernel.errors import UnknownContentsError
 from vmviz.kernel.exec import PIE_BASE, STACK_LIMIT, mmap_base
 from vmviz.kernel.machine import Config, Machine
 from vmviz.kernel.mm.access import Access
 from vmviz.kernel.mm.flags import (
-    O_RDONLY,
-    O_RDWR,
     VM_ACCOUNT,
     VM_GROWSDOWN,
     VM_LOCKED,
     VM_MAYEXEC,
     VM_MAYREAD,
     VM_MAYWRITE,
-    VM_SHARED,
 )
-from vmviz.kernel.mm.mm_types import File, Inode, Mm, stat_class
+from vmviz.kernel.mm.mm_types import Mm, stat_class
 from vmviz.kernel.mm.page_alloc import FREE, OTHER
 from vmviz.kernel.mm.vma import Vma
 from vmviz.kernel.processes import Task
@@ -71,9 +67,10 @@ from vmviz.live.pour import (
     sort_pages,
     visible_unknown,
 )
+from vmviz.live.pour_vmas import no_collection, plain_text, pour_vmas
 from vmviz.live.process import read_process
 from vmviz.live.snapshot import read_snapshot
-from vmviz.live.vm_ops import FILE_OPS, IMPORTED_OPS, SHMEM_OPS, operations_of, unknown_operations
+from vmviz.live.vm_ops import IMPORTED_OPS, unknown_operations
 
 
 class ImportedMachine(Machine):
@@ -147,72 +144,23 @@ class ImportedMachine(Machine):
         for name in IMPORTED_OPS:
             self.sys.vm_ops[name] = unknown_operations(name)
         vm_flags = complete_flags(image)
-        vmas = self._vmas(pages, vm_flags)
-        for vma in vmas:
-            mm.vmas.put(vma.start, vma)
+        with no_collection():
+            poured = pour_vmas(image, pages, vm_flags, self.sys)
+            mm.vmas.fill(poured.vmas)
         first = pages.first
         owner = pages.vma[first]
-        anon_vma = np.array([v.anon_vma for v in vmas], np.uint64)
-        inode = np.array([self.sys.files.get(v.file).inode if v.file else 0 for v in vmas], np.uint64)
-        pgoff = np.array([v.pgoff for v in vmas], np.uint64)
         mapping = (
-            np.where(pages.anon, anon_vma[owner], inode[owner]) if len(first) else np.empty(0, np.uint64)
+            np.where(pages.anon, poured.anon_vma[owner], poured.inode[owner])
+            if len(first)
+            else np.empty(0, np.uint64)
         )
-        index = image.pages.vpn[first] - (image.vmas.start[owner] >> np.uint64(12)) + pgoff[owner]
+        index = image.pages.vpn[first] - (image.vmas.start[owner] >> np.uint64(12)) + poured.pgoff[owner]
         pour_frames(image, pages, self.frames, mapping, index)
         pour_entries(image, entry_bits(image, pages, vm_flags), mm)
         self._counters(pages, vm_flags)
-        self._fields(vmas)
+        self._fields(poured.vmas, vm_flags)
         for start, end in visible_unknown(image):
             mm.unknown.put(start, end)
-
-    def _vmas(self, pages: SortedPages, vm_flags: U64) -> list[Vma]:
-        """The VMAs, and the files behind them: one per device, inode and path."""
-        image, sys = self.image, self.sys
-        rows = image.vmas
-        n = len(rows)
-        anonymous = np.zeros(n, bool)
-        anonymous[pages.vma[pages.first[pages.anon]]] = True
-        anonymous[pages.vma[image.pages.swapped]] = True
-        names = [plain_text(path) for path in rows.path.values]
-        prots = {flags: vm_get_page_prot(flags) for flags in np.unique(vm_flags).tolist()}
-        files: dict[tuple[int, int, int], list[int]] = {}
-        keys = list(zip(rows.dev.ids.tolist(), rows.inode.tolist(), rows.path.ids.tolist(), strict=True))
-        starts, ends, offsets = rows.start.tolist(), rows.end.tolist(), rows.offset.tolist()
-        flags_of: list[int] = vm_flags.tolist()
-        for key, start, end, offset, flags in zip(keys, starts, ends, offsets, flags_of, strict=True):
-            if key[1] or names[key[2]][:1] not in ("", "["):
-                known = files.setdefault(key, [0, 0, 0])
-                known[1] = max(known[1], offset + end - start)
-                known[2] |= flags
-        for key, known in files.items():
-            known[0] = self._import_file(names[key[2]], rows.dev.values[key[0]], key[1], known[1], known[2])
-        out: list[Vma] = []
-        number = 0
-        for i, key in enumerate(keys):
-            flags, name = flags_of[i], names[key[2]]
-            ops = operations_of(name, key[1], flags)
-            number += bool(anonymous[i])
-            own = not ops and not key[1]
-            pgoff = starts[i] >> 12 if own else offsets[i] >> 12
-            file = files[key][0] if key in files else 0
-            anon_vma = number if anonymous[i] else 0
-            chain = 1 if anon_vma else 0
-            prot = prots[flags]
-            out.append(Vma(starts[i], ends[i], flags, pgoff, prot, file, anon_vma, ops, name, 0, chain))
-        sys.ids.put("anon_vma", number)
-        return out
-
-    def _import_file(self, path: str, dev: str, number: int, size: int, flags: int) -> int:
-        sys = self.sys
-        ops = operations_of(path, number, flags)
-        kind = "shmem" if ops == SHMEM_OPS else "reg" if ops == FILE_OPS else "chr"
-        inode = Inode(sys.new_id("inode"), path, kind, size, "", number, dev)
-        sys.inodes.put(inode.id, inode)
-        mode = O_RDWR if flags & VM_SHARED and flags & VM_MAYWRITE else O_RDONLY
-        file = File(sys.new_id("file"), path, mode, inode.id)
-        sys.files.put(file.id, file)
-        return file.id
 
     def _counters(self, pages: SortedPages, vm_flags: U64) -> None:
         image, counters = self.image, self.mm.counters
@@ -233,7 +181,7 @@ class ImportedMachine(Machine):
             counters.put(name, value)
         counters.put("hiwater_rss", max(self.mm.rss, image.counters.get("VmHWM", 0) // 4))
 
-    def _fields(self, vmas: list[Vma]) -> None:
+    def _fields(self, vmas: list[Vma], vm_flags: U64) -> None:
         """The fields of mm_struct: those of /proc/PID/stat, the others from where things lie."""
         fields, layout = self.mm.fields, self.image.layout
         task_size = min(self.mm.task_size, 0x7FFFFFFFF000)
@@ -247,9 +195,10 @@ class ImportedMachine(Machine):
         fields.put("start_brk", start_brk)
         fields.put("brk", heap[-1].end if heap else start_brk)
         top = stack.start if stack is not None else task_size
-        under = [v.end for v in vmas if v.end <= top and not v.vm_flags & VM_GROWSDOWN]
+        ends = self.image.vmas.end
+        under = ends[(ends <= np.uint64(top)) & ~has(vm_flags, VM_GROWSDOWN)]
         limit = max(STACK_LIMIT, stack.size if stack is not None else 0)
-        fields.put("mmap_base", max(under, default=mmap_base(task_size)))
+        fields.put("mmap_base", int(under[-1]) if len(under) else mmap_base(task_size))
         fields.put("stack_limit", limit)
         if start_stack := layout.get("start_stack", 0):
             fields.put("start_stack", start_stack)
@@ -327,15 +276,6 @@ def _check_addresses(image: ProcessImage, task_size: int, what: str) -> None:
     if top > task_size:
         why = f"its VMAs reach up to {top:#x}, above the user space of this paging mode ({task_size:#x})"
         raise LiveError(what, why, 'if it is an x86-64 process with 5 levels, use the mode "x86-64-5l"')
-
-
-def plain_text(text: str) -> str:
-    r"""A name without the lone surrogates that stand for bytes that are no UTF-8.
-
-    >>> plain_text("/tmp/\udcff.so")
-    '/tmp/\\xff.so'
-    """
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def complete_flags(image: ProcessImage) -> U64:

@@ -236,6 +236,12 @@ def run_forwards_and_back(chunk: int, rnd: random.Random, steps: int, longest: i
         history.append((len(log), s.serial()))
     compare(s, model, rnd)
     assert s.serial() == VmaSet("other", list(s), chunk=7).serial()
+    filled = VmaSet("mm1.vmas", chunk=chunk)
+    filled.fill(list(s))
+    compare(filled, model, rnd)
+    for start, old, _ in reversed(log):
+        filled.put(start, old)
+    assert (len(filled), filled.check()) == (0, [])
 
     while history:
         length, serial = history.pop()
@@ -370,3 +376,10 @@ def test_mappings_side_by_side_fill_their_chunks(order: str) -> None:
         s.put(v.start, v)
     assert len(s._low) <= 2002 // 15 + 3
     assert s.check() == []
+
+
+def test_only_an_empty_set_is_filled() -> None:
+    s = VmaSet("s", [Vma(1, 2, RW)])
+    with pytest.raises(ValueError, match="holds VMAs already"):
+        s.fill([Vma(3, 4, RW)])
+    assert len(s) == 1

@@ -56,6 +56,7 @@ def wrong(machine):
     """What contradicts itself in a machine; counts of frames may be higher than this process shows."""
     mm, frames, arena = machine.mm, machine.frames, machine.arena
     out = list(mm.vmas.check())
+    frames.states.buddy._settle()  # a block that single frames are taken from is set apart until then
     fresh = Buddy(frames.states.array, frames.zones)
     out += [] if np.array_equal(fresh._view, frames.states.buddy._view) else ["free blocks"]
     out += frames.states.buddy.check()

@@ -1,0 +1,237 @@
+"""The VMAs of an mm in sorted chunks of some fifty: the store that the journal writes, and its upkeep.
+
+`vma_gaps` keeps the holes between them, `vma_set` has the look-ups.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+
+from .vma import Vma
+from .vma_gaps import STALE, GapMaxima
+
+_FIXED = struct.Struct("<8Q3I")
+
+
+class VmaChunks(GapMaxima):
+    """VMAs keyed by start, in order; chunks are cut when they grow too large and joined when they get small."""
+
+    def __init__(self, name: str, vmas: Iterable[Vma] = (), chunk: int = 64) -> None:
+        """``chunk`` is the most VMAs that a chunk holds (at least 2); one that grows beyond is halved."""
+        if chunk < 2:
+            raise ValueError(f"a chunk holds at least 2 VMAs, not {chunk}")
+        super().__init__()
+        self.name = name
+        self._limit = chunk
+        self._len = 0
+        self._found: Vma | None = None  # what `find_exact` found last; nothing was put since
+        self._count: list[int] = []  # VMAs up to and including each chunk; empty when not known
+        self._last = -1  # where the VMA begins that was inserted last
+        for vma in vmas:
+            self.put(vma.start, vma)
+
+    def __len__(self) -> int:
+        return self._len
+
+    def __iter__(self) -> Iterator[Vma]:
+        for vmas in self._vmas:
+            yield from vmas
+
+    # ---- the store
+
+    def get(self, start: int, /) -> Vma | None:
+        """The VMA that starts at ``start`` exactly."""
+        c = bisect_right(self._low, start) - 1
+        if c < 0:
+            return None
+        starts = self._starts[c]
+        i = bisect_left(starts, start)
+        return self._vmas[c][i] if i < len(starts) and starts[i] == start else None
+
+    def put(self, start: int, vma: Vma | None, /) -> None:
+        """Insert or replace the VMA that starts at ``start``; None deletes.  Only the journal calls this."""
+        self._found = None
+        if not self._low:
+            if vma is not None:
+                self._first(vma)
+            return
+        c = bisect_right(self._low, start) - 1
+        if c < 0:  # noqa: PLR1730 - max is slower here
+            c = 0
+        starts = self._starts[c]
+        i = bisect_left(starts, start)
+        here = i < len(starts) and starts[i] == start
+        if vma is None:
+            if here:
+                self._delete(c, i)
+            return
+        vmas = self._vmas[c]
+        if here:
+            vmas[i] = vma
+            self._fill_gap(c, i + 1)
+            return
+        self._len += 1
+        if self._count:
+            self._count = []
+        gaps = self._gaps[c]
+        if 0 < i < len(starts):
+            # Inside a chunk, by far the usual case, one hole becomes two, and the larger one stands for both.
+            under = start - vmas[i - 1].end
+            over = starts[i] - vma.end
+            old = gaps[i]
+            starts.insert(i, start)
+            vmas.insert(i, vma)
+            gaps[i] = over = over if over > 0 else 0
+            gaps.insert(i, under if under > 0 else 0)
+            if under > over:  # noqa: PLR1730
+                over = under
+            if over != old:
+                self._note(c, old, over)
+        else:
+            starts.insert(i, start)
+            vmas.insert(i, vma)
+            gaps.insert(i, 0)
+            if i == 0:
+                self._low[c] = start
+            self._fill_gap(c, i)
+            self._fill_gap(c, i + 1)
+        if len(starts) > self._limit:
+            self._cut(c, i)
+        self._last = start
+
+    def fill(self, vmas: Sequence[Vma]) -> None:
+        """Take many VMAs, in address order, into an empty set at once: for a machine that is not sealed yet.
+
+        >>> s = VmaChunks("mm1.vmas"); s.fill([Vma(k << 12, (k + 1) << 12, 0x73) for k in range(1, 1000, 2)])
+        >>> len(s), s.get(15 << 12) is not None, s.check()
+        (500, True, [])
+        """
+        if self._low:
+            raise ValueError(f"{self.name} holds VMAs already")
+        size = max(1, self._limit * 3 >> 2)  # room for what comes between
+        for i in range(0, len(vmas), size):
+            self._vmas.append(list(vmas[i : i + size]))
+        self._starts = [[vma.start for vma in part] for part in self._vmas]
+        self._low = [starts[0] for starts in self._starts]
+        end = 0
+        for starts, part in zip(self._starts, self._vmas, strict=True):
+            ends = [vma.end for vma in part]
+            self._gaps.append([max(0, a - b) for a, b in zip(starts, [end, *ends], strict=False)])
+            end = ends[-1]
+        self._max = [STALE] * len(self._low)
+        self._restart_blocks(0)
+        self._len, self._count = len(vmas), []
+
+    def serial(self) -> bytes:
+        """All VMAs in address order: eight 64-bit numbers, three of 32 bits, and the two texts as UTF-8."""
+        parts: list[bytes] = []
+        pack = _FIXED.pack
+        for v in self:
+            ops, name = v.ops.encode(), v.name.encode()
+            parts.append(
+                pack(
+                    *(v.start, v.end, v.vm_flags, v.pgoff, v.page_prot, v.file, v.anon_vma, v.private),
+                    *(v.chain, len(ops), len(name)),
+                )
+            )
+            parts.append(ops + name)
+        return b"".join(parts)
+
+    # ---- a recomputation of everything
+
+    def check(self) -> list[str]:
+        """All that is inconsistent, in words: order, overlaps, derived numbers against a recomputation."""
+        wrong: list[str] = []
+        lists = (self._starts, self._vmas, self._gaps, self._low, self._max)
+        if len({len(x) for x in lists}) != 1:
+            return [f"parallel lists of different lengths {[len(x) for x in lists]}"]
+        end, count = 0, 0
+        for c, (starts, vmas, gaps) in enumerate(zip(self._starts, self._vmas, self._gaps, strict=True)):
+            if not 0 < len(starts) == len(vmas) == len(gaps) <= self._limit:
+                wrong.append(f"chunk {c}: {len(starts)} starts, {len(vmas)} VMAs, {len(gaps)} gaps")
+            if starts and starts[0] != self._low[c]:
+                wrong.append(f"chunk {c}: first start {starts[0]:#x}, noted {self._low[c]:#x}")
+            for start, vma, gap in zip(starts, vmas, gaps, strict=False):
+                if vma.start != start:
+                    wrong.append(f"{vma!r} is kept at {start:#x}")
+                if vma.end <= vma.start:
+                    wrong.append(f"{vma!r} is empty")
+                if start < end:
+                    wrong.append(f"{vma!r} begins below {end:#x}, the end of the one before")
+                if gap != max(0, start - end):
+                    wrong.append(f"hole under {start:#x}: {gap:#x} noted, {max(0, start - end):#x} found")
+                end = vma.end
+            count += len(starts)
+            if self._count and self._count[c] != count:
+                wrong.append(f"chunk {c}: {self._count[c]} VMAs counted, {count} found")
+        wrong += self.check_maxima()
+        if count != self._len:
+            wrong.append(f"length {self._len}, {count} VMAs found")
+        return wrong
+
+    def _first(self, vma: Vma) -> None:
+        self._starts, self._vmas, self._gaps = [[vma.start]], [[vma]], [[vma.start]]
+        self._low, self._max, self._block, self._count = [vma.start], [vma.start], [vma.start], []
+        self._len = 1
+
+    def _delete(self, c: int, i: int) -> None:
+        starts, vmas, gaps = self._starts[c], self._vmas[c], self._gaps[c]
+        old = gaps[i]
+        del starts[i], vmas[i], gaps[i]
+        self._len -= 1
+        if self._count:
+            self._count = []
+        if 0 < i < len(starts):
+            over = gaps[i]
+            new = starts[i] - vmas[i - 1].end
+            gaps[i] = new = new if new > 0 else 0
+            if over > old:  # noqa: PLR1730
+                old = over
+            if new != old:
+                self._note(c, old, new)
+        elif not starts:
+            self._drop_chunk(c)
+            if c < len(self._low):
+                self._fill_gap(c, 0)
+            return
+        else:
+            if old:
+                self._note(c, old, 0)
+            self._low[c] = starts[0]
+            self._fill_gap(c, i)
+        # Small chunks are joined, or a long run of unmaps would leave a chunk for every few VMAs.
+        if len(starts) < self._limit >> 2 and len(self._low) > 1:
+            left = c if c + 1 < len(self._low) else c - 1
+            if len(self._starts[left]) + len(self._starts[left + 1]) <= self._limit >> 1:
+                for lists in (self._starts, self._gaps):
+                    lists[left] += lists[left + 1]
+                self._vmas[left] += self._vmas[left + 1]
+                self._max[left] = STALE
+                self._drop_chunk(left + 1)
+                self._restart_blocks(left)
+
+    def _drop_chunk(self, c: int) -> None:
+        del self._starts[c], self._vmas[c], self._gaps[c], self._low[c], self._max[c]
+        self._restart_blocks(c)
+
+    def _cut(self, c: int, i: int) -> None:
+        """Cut chunk ``c``, which VMA ``i`` has made too large: in the middle, but where one mapping after the
+        other comes beside the last (upwards, or downwards as mmap does), so that what is behind stays full.
+        """
+        starts = self._starts[c]
+        at = len(starts) >> 1
+        if i and starts[i - 1] == self._last:
+            at = i
+        elif i + 1 < len(starts) and starts[i + 1] == self._last:
+            at = i + 1
+        for lists in (self._starts, self._gaps):
+            lists.insert(c + 1, lists[c][at:])
+            del lists[c][at:]
+        self._vmas.insert(c + 1, self._vmas[c][at:])
+        del self._vmas[c][at:]
+        self._low.insert(c + 1, self._starts[c + 1][0])
+        self._max[c] = STALE
+        self._max.insert(c + 1, STALE)
+        self._restart_blocks(c)

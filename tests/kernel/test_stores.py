@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from vmviz.kernel.arch import get_mode
 from vmviz.kernel.errors import UnsupportedError
 from vmviz.kernel.mm.contents import MAX_CONTENTS, UNKNOWN_CONTENT, Contents
+from vmviz.kernel.mm.frame_states import FrameStates
 from vmviz.kernel.mm.frames import DeviceRegion, Frames
-from vmviz.kernel.mm.page_alloc import ANON, FREE, RESERVED, FrameStates, OutOfMemory, Zone, zones_of
+from vmviz.kernel.mm.page_alloc import ANON, FREE, RESERVED, OutOfMemory, Zone, zones_of
 from vmviz.kernel.mm.pgtable import TableArena
 from vmviz.kernel.trace.bulk import AddLane, Bulk, CountLane, Ramp, SetLane
 from vmviz.kernel.trace.journal import Journal

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from time import perf_counter
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..kernel.machine import Machine
 from ..kernel.mm import flags as F
 from ..kernel.mm.page_alloc import ANON, FREE
+from ..kernel.mm.pgtable import TableArena
 from ..script.runner import Runner
 from .harness import Bench, Workload
-from .memory import B, anonymous, timed
+from .memory import PAGE, B, anonymous, timed
 
 MANY = 1_000_000
 
@@ -34,23 +39,43 @@ def _walks(scale: int) -> Bench:
     return Bench(lambda: timed(arena.entries_at, pgd, addresses), scalar, note=f"{n} addresses")
 
 
+def resident(array: NDArray[Any]) -> int:
+    """Bytes of memory that an array takes: its pages that are there, where the system tells (/proc/self/pagemap).
+
+    What was reserved and never touched takes none.
+    """
+    start, size = array.ctypes.data, array.nbytes
+    first, end = start // PAGE, -(-(start + size) // PAGE)
+    try:
+        with open("/proc/self/pagemap", "rb", buffering=0) as file:
+            told = os.pread(file.fileno(), (end - first) * 8, first * 8)
+    except OSError:
+        return size
+    if len(told) != (end - first) * 8:
+        return size
+    there = int(np.count_nonzero(np.frombuffer(told, np.uint64) >> np.uint64(62)))
+    return min(int(size), there * PAGE)
+
+
+def table_bytes(arena: TableArena) -> int:
+    """Memory of all that the tables need: their entries, and which frame is which row."""
+    arrays = (arena.rows, arena.pfn_of.array, arena.level_of.array)
+    free = arena.pfn_of.free
+    rows = arena.tables_in_use() * arena.row_of.array.itemsize  # in struct page of each
+    return sum(map(resident, arrays)) + rows + sys.getsizeof(free) + sum(map(sys.getsizeof, free))
+
+
 def _memory(scale: int) -> Bench:
     """Not seconds but bytes per mapped PTE, beside the 8 of the entry itself."""
     size = (1 << 30) // scale
     m = Machine(ram=size + (64 << 20), vdso=False)
     at = m.mmap(B, size, "rw", "private")
     m.madvise(at, size, F.MADV_POPULATE_WRITE)
-    arena = m.arena
-    used = (
-        arena.rows.nbytes
-        + arena.pfn_of.array.nbytes
-        + arena.level_of.array.nbytes
-        + arena.row_of.array.nbytes
-    )
+    used = table_bytes(m.arena)
     return Bench(
         lambda: used / (size >> 12),
         lambda: 8.0,
-        note=f"{len(arena.rows)} rows, {arena.tables_in_use()} in use",
+        note=f"{m.arena.tables_in_use()} tables, {used >> 10} KiB",
     )
 
 

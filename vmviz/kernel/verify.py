@@ -257,7 +257,9 @@ def _tables(machine: Machine) -> Iterator[str]:
     for row in np.flatnonzero(arena.rows.any(axis=1)).tolist():
         if row not in used:
             yield f"tables: row {row} is not in use and not empty"
-    if np.count_nonzero(arena.row_of.array) != len(used):
+    tables = np.flatnonzero(machine.sys.frames.states.array == TABLE)
+    rows = arena.row_of.array[tables].astype(np.int64) - 1
+    if sorted(rows.tolist()) != sorted(used) or (arena.pfn_of.array[rows] != tables).any():
         yield "tables: the translation from frames to rows does not match"
 
 

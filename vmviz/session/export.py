@@ -12,7 +12,7 @@ import numpy as np
 from ..kernel.machine import Config
 from ..kernel.mm.contents import ContentColumn, Contents
 from ..kernel.mm.frames import Frames
-from ..kernel.trace.bulk import Bulk, CountLane, Lane, SetLane
+from ..kernel.trace.bulk import Bulk, CopyLane, CountLane, FlipLane, Lane, SetLane
 from ..kernel.trace.journal import Check, Enter, Event, Journal, Leave
 from ..script.nodes import Expectation, Number, Statement, unparse
 from ..script.outcome import Outcome
@@ -123,6 +123,10 @@ def _lane(lane: Lane) -> str:
         if isinstance(lane.store, ContentColumn):  # numbers of contents depend on what was undone before
             old, new = (_contents(lane.store.contents, values) for values in (old, new))
         return f"{lane.store.name}[{_text(lane.index)}]: {_text(old)} -> {_text(new)}"
+    if isinstance(lane, FlipLane):
+        return f"{lane.store.name}[{_text(lane.index)}] ^= {_text(lane.bits)}"
+    if isinstance(lane, CopyLane):
+        return f"{lane.store.name}[{_text(lane.index)}] := [{_text(lane.source)}] & ~{lane.drop:#x}"
     where = lane.key if isinstance(lane, CountLane) else _text(lane.index)
     return f"{lane.store.name}[{where}] += {_text(lane.delta)}"
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..kernel.arch.x86 import pmd_pfn
 from ..kernel.machine import Machine
 from ..kernel.mm.frames import PG_HIDDEN
-from ..kernel.mm.page_alloc import ANON, FILE, FREE, OTHER, STATE_NAMES
+from ..kernel.mm.page_alloc import ANON, FILE, FREE, OTHER, STATE_NAMES, TABLE
 from .cells import Line
 from .entries import pfns_of, present_of
 from .scene import Scene
@@ -95,8 +95,8 @@ def frame_words(scene: Scene, pfn: int) -> list[Line]:
     head.append((f": {page.state}", "text"))
     if hidden:
         return [head, *hidden_words(scene.machine), _mapped_by(scene, pfn)]
-    row = scene.machine.arena.row_of.flat[pfn] - 1
-    if row >= 0:
+    if page.state == STATE_NAMES[TABLE]:
+        row = scene.machine.arena.row_of.flat[pfn] - 1
         level = scene.machine.arena.mode.levels[scene.machine.arena.level_of.flat[row]].name
         return [head, [(f" it holds a table of {level} entries", "text")]]
     if page.state == STATE_NAMES[OTHER]:

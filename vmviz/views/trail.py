@@ -16,8 +16,9 @@ from ..kernel.machine import Machine
 from ..kernel.mm.pgtable import TableArena
 from ..kernel.mm.vma import Vma
 from ..kernel.mm.vma_set import VmaSet
-from ..kernel.trace.bulk import AddLane, Bulk, SetLane, part
+from ..kernel.trace.bulk import AddLane, Bulk, CopyLane, FlipLane, SetLane, part
 from ..kernel.trace.journal import Check, Position
+from ..kernel.trace.store import cells_of
 
 _BLOCK = 9
 """Single writes are kept by blocks of 512 places, so that a row asks only for its own."""
@@ -31,8 +32,8 @@ class _Places:
         self.single: dict[int, list[tuple[int, Any]]] = {}
 
     def add(self, index: Any, what: Any) -> None:
-        """A lane's part."""
-        self.lanes.append((index, what))
+        """A lane's part: a slice, or cells one by one."""
+        self.lanes.append((index if isinstance(index, slice) else cells_of(index), what))
 
     def add_one(self, place: int, what: Any) -> None:
         """One place."""
@@ -85,12 +86,16 @@ class Trail:
                 self._slots.add(part(lane.index, a, b), (old, new))
                 if isinstance(new, int) and new == 0:
                     self.cleared += b - a
+            elif isinstance(lane, FlipLane | CopyLane) and isinstance(lane.store, TableArena):
+                self._slots.add(
+                    part(lane.index, a, b), (0, 1)
+                )  # what is changed or new, not what was cleared
             elif isinstance(lane, AddLane) and id(lane.store) in self._bases:
-                index = part(lane.index, a, b)
+                index: Any = part(lane.index, a, b)
                 delta = lane.delta
                 if isinstance(delta, np.ndarray):  # steps about frames of others have a delta of 0
                     mine = delta[a:b] != 0
-                    index, delta = np.asarray(index)[mine], int(np.sign(delta[a:b].sum()))
+                    index, delta = cells_of(index)[mine], int(np.sign(delta[a:b].sum()))
                 moved = _moved(index, self._bases[id(lane.store)])
                 self._maps.add(moved, int(np.sign(delta)))
             elif isinstance(lane, SetLane) and lane.store is machine.frames.states:

@@ -19,7 +19,8 @@ from ..trace.bulk import Bulk, Lane, SetLane
 from ..trace.journal import Journal
 from ..trace.store import Column, Keyed, RangeColumn
 from .contents import ContentColumn, Contents
-from .page_alloc import FREE, OTHER, RESERVED, STATE_NAMES, ZERO, FrameStates, OutOfMemory, Zone
+from .frame_states import FrameStates
+from .page_alloc import FREE, OTHER, RESERVED, STATE_NAMES, TABLE, ZERO, OutOfMemory, Zone
 
 PG_ANON, PG_EXCLUSIVE, PG_LRU, PG_SWAPBACKED = 1, 2, 4, 8
 PG_UPTODATE, PG_DIRTY, PG_REFERENCED, PG_ACTIVE = 16, 32, 64, 128
@@ -65,6 +66,9 @@ class Page:
     flags: tuple[str, ...]
     mapping: int
     index: int
+
+
+_NONE = np.zeros(0, np.int64)
 
 
 class DeviceRegion:
@@ -224,7 +228,7 @@ class Frames:
         buddy = self.states.buddy
         if n > buddy.nr_free():
             raise OutOfMemory(f"{n} frames are wanted, {buddy.nr_free()} are free")
-        return np.concatenate(list(buddy.hand_out(n))) if n else np.zeros(0, np.int64)
+        return np.concatenate([np.arange(a, a + size) for a, size in buddy.hand_out(n)]) if n else _NONE
 
     def free_page(self, pfn: int) -> None:
         """Give a frame back to the buddy allocator (`free_unref_page`)."""
@@ -368,6 +372,7 @@ class Frames:
         state, _, _, flags, mapping, index, _ = self.get(pfn)
         names = tuple(name for bit, name in PG_NAMES.items() if flags & bit)
         ref = self.refcount.flat[self.head_of(pfn)]
+        mapping = 0 if state == TABLE else mapping
         return Page(pfn, STATE_NAMES[state], ref, self.page_mapcount(pfn), names, mapping, index)
 
     def read(self, pfn: int, offset: int, length: int) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+import numpy as np
+
 from ..arch.x86 import _PAGE_PSE
 from ..errors import KernelError
 from .filemap import put_inode
@@ -12,6 +14,7 @@ from .hugetlb_pool import hugetlb_vm_op_close
 from .memory.zap import unmap_single_vma, update_hiwater_rss
 from .mm_types import STAT_FLAGS, Mm
 from .mmu_gather import MmuGather
+from .pgtable import TableArena
 from .util import max_map_count
 from .vma import Vma
 from .vma_merge import do_split_vma
@@ -137,10 +140,9 @@ def _free_level(
     if level == len(levels) - 1:
         return
     shift, mask = levels[level].shift, levels[level].entries - 1
-    for i in range((start >> shift) & mask, (((end - 1) >> shift) & mask) + 1):
+    for i in _filled(arena, row, (start >> shift) & mask, ((end - 1) >> shift) & mask):
         slot = (row << arena.bits) | i
-        entry = arena.flat[slot]
-        if not entry or entry & _PAGE_PSE:
+        if arena.flat[slot] & _PAGE_PSE:
             continue
         low = base + (i << shift)
         high = low + (1 << shift)
@@ -154,3 +156,15 @@ def _free_level(
             j.add(mm.counters, "pgtables", -4096)
             gather.remove_table(child, max(start, low))
             j.leave(name)
+
+
+def _filled(arena: TableArena, row: int, first: int, last: int) -> list[int]:
+    """Which entries ``first`` to ``last`` of a table are not empty."""
+    slot, n = (row << arena.bits) | first, last - first + 1
+    if n > FEW:
+        return [first + i for i in np.flatnonzero(arena.entries[slot : slot + n]).tolist()]
+    return [first + i for i in range(n) if arena.flat[slot + i]]
+
+
+FEW = 16
+"""Up to so many entries plain numbers are faster than numpy."""

@@ -1,8 +1,8 @@
 """The buddy allocator (models mm/page_alloc.c): zones, orders 0 to 10, split and coalesce.
 
 With immediate coalescing the free blocks are a function of which frames are free: each is the largest aligned
-block that is free as a whole.  So the only state is the state of each frame (`FrameStates`, a journaled
-column), and the free lists below are derived from it: undo needs no record of its own.
+block that is free as a whole.  So the only state is the state of each frame (`FrameStates` of frame_states.py, a
+journaled column), and the free lists below are derived from it: undo needs no record of its own.
 
 Simplifications: blocks of an order are handed out in address order (real kernels leave the order open); there
 are no per-CPU lists, migrate types or watermarks, so an allocation fails only when no block is left in any
@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import VmvizError
-from ..trace.store import Column, Index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,6 +67,7 @@ class Buddy:
     frames are being taken from, ``start`` to ``end``, is not in it: what is left of it begins at ``next``, and is
     entered as the blocks that it is (`_settle`) when anything else is asked.
 
+    >>> from vmviz.kernel.mm.frame_states import FrameStates
     >>> states = FrameStates(16); b = states.buddy
     >>> [b.take(0), b.take(1), b.take(2)]
     [0, 0, 0]
@@ -115,26 +115,36 @@ class Buddy:
                     return pfn
         raise OutOfMemory(f"no free block of order {order} is left in any zone")
 
-    def hand_out(self, n: int) -> Iterator[NDArray[np.int64]]:
-        """The frames that ``n`` allocations of order 0 hand out, in order, as runs; nothing changes.
+    def hand_out(self, n: int) -> Iterator[tuple[int, int]]:
+        """The frames that ``n`` allocations of order 0 hand out, in order, as runs (first, how many); nothing
+        changes.
 
         Order 0 takes the smallest block there is and empties it from below before it takes the next: so the
         blocks come by zone (highest first), by order, by address, each as one run.
         """
         self._settle()
         for zi in range(len(self.zones) - 1, -1, -1):
-            zone = self.zones[zi]
-            heads = self._view[zone.start_pfn : zone.end_pfn]
             for order in range(MAX_ORDER):
-                if not self._count[zi][order]:
-                    continue
-                for head in np.flatnonzero(heads == order + 1).tolist():
-                    if n <= 0:
-                        return
+                for head in self._blocks(zi, order, n):
                     size = min(n, 1 << order)
-                    first = zone.start_pfn + head
-                    yield np.arange(first, first + size)
+                    yield head, size
                     n -= size
+                if n <= 0:
+                    return
+
+    def _blocks(self, zi: int, order: int, n: int) -> list[int]:
+        """The first free blocks of an order in a zone, by address: enough for ``n`` frames, or all."""
+        want = min(self._count[zi][order], -(-n >> order))
+        at, end = self._hint[zi][order], self.zones[zi].end_pfn
+        if want > FEW_BLOCKS:
+            found = np.flatnonzero(self._view[at:end] == order + 1)[:want] + at
+            return list(found.tolist())
+        out = []
+        for _ in range(want):
+            at = self._heads.find(order + 1, at, end)
+            out.append(at)
+            at += 1
+        return out
 
     def carve(self, pfn: int) -> None:
         """Frame ``pfn`` is no longer free: split the block around it (`expand`)."""
@@ -218,35 +228,41 @@ class Buddy:
             states[:n] = self._states
         else:
             states = self._states
-        free = states.reshape(-1, _CHUNK)[chunks] == FREE
-        self._tally(chunks, view[chunks], -1)
-        heads = np.zeros((len(chunks), _CHUNK), np.uint8)
-        pair = free
-        for order in range(MAX_ORDER):
-            step = 1 << order
-            if order == MAX_ORDER - 1:
-                alone = free
-            else:
-                pair = free[:, ::2] & free[:, 1::2]
-                alone = free & ~np.repeat(pair, 2, axis=1)
-            heads[:, ::step][alone] = order + 1
-            if order < MAX_ORDER - 1:
-                free = pair
-        view[chunks] = heads
-        self._tally(chunks, heads, 1)
+        first, last = int(chunks[0]), int(chunks[-1])
+        at: Any = slice(first, last + 1) if last - first + 1 == len(chunks) else chunks
+        free = states.reshape(-1, _CHUNK)[at] == FREE
+        lines = view[at]
+        self._tally(chunks, *_blocks_in(lines), -1)
+        heads = np.zeros(lines.shape, np.uint8)
+        places, orders = _blocks_of(free)
+        heads.reshape(-1)[places] = orders + 1
+        view[at] = heads
+        self._tally(chunks, places, orders, 1)
 
-    def _tally(self, chunks: NDArray[Any], heads: NDArray[np.uint8], sign: int) -> None:
+    def _tally(
+        self, chunks: NDArray[Any], places: NDArray[np.int64], orders: NDArray[np.uint8], sign: int
+    ) -> None:
+        """Count blocks of some chunks (ascending) into or out of the numbers of their zones.
+
+        ``places`` are the blocks' first frames as if the chunks lay side by side.
+        """
+        if not len(places):
+            return
         first = chunks.astype(np.int64) << _CHUNK_SHIFT
-        for zi, z in enumerate(self.zones):
-            mine = (first >= z.start_pfn) & (first < z.end_pfn)
-            if not mine.any():
+        zones = [0] if len(self.zones) == 1 else range(len(self.zones))
+        for zi in zones:
+            z = self.zones[zi]
+            low, high = (int(x) for x in np.searchsorted(first, (z.start_pfn, z.end_pfn)))
+            if low == high:
                 continue
-            numbers = np.bincount(heads[mine].ravel(), minlength=MAX_ORDER + 1)
-            lowest = int(first[mine].min())
-            for order in range(MAX_ORDER):
-                self._count[zi][order] += sign * int(numbers[order + 1])
-                if sign > 0 and numbers[order + 1]:
-                    self._hint[zi][order] = min(self._hint[zi][order], lowest)
+            mine = orders
+            if high - low < len(chunks):
+                mine = orders[(places >= low << _CHUNK_SHIFT) & (places < high << _CHUNK_SHIFT)]
+            count, hint, lowest = self._count[zi], self._hint[zi], int(first[low])
+            for order, number in enumerate(np.bincount(mine).tolist()):
+                count[order] += sign * number
+                if sign > 0 and number and lowest < hint[order]:
+                    hint[order] = lowest
 
     def orders(self, zone: int | None = None) -> list[int]:
         """Free blocks by order, of one zone or of all, as /proc/buddyinfo prints them."""
@@ -268,85 +284,55 @@ class Buddy:
         return wrong
 
 
-class FrameStates(Column):
-    """The state of each frame of RAM, with the free lists and a pyramid of counts derived from it.
+FEW_BLOCKS = 32
+"""Up to so many blocks are searched one by one."""
 
-    ``pyramid[block, state]`` counts the frames of each state in every block of 512 frames: the frame map
-    reads it.
+
+def _blocks_in(heads: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """The free blocks that ``heads`` of some chunks tell: their places and orders."""
+    flat = np.ascontiguousarray(heads).reshape(-1)
+    words = np.flatnonzero(flat.view(np.uint64))
+    if not len(words):
+        return words, flat[:0]
+    cells = flat.reshape(-1, 8)[words]
+    where = cells != 0
+    row, column = where.nonzero()
+    return (words[row] << 3) + column, cells[where] - np.uint8(1)
+
+
+_EVERY = tuple(np.uint64(sum(1 << i for i in range(0, 64, 1 << order))) for order in range(7))
+"""Words in which the bit of every ``2 ** order``-th frame is set."""
+
+
+def _blocks_of(free: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """The free blocks of chunks whose frames are free or not: their places and orders.
+
+    Sixty-four frames are looked at as one word: a bit stands for a block that is free as a whole.
     """
-
-    def __init__(self, nr_frames: int, zones: Sequence[Zone] | None = None, initial: int = FREE) -> None:
-        super().__init__("frame.state", nr_frames, np.uint8)
-        if initial:
-            self.array[:] = initial
-        self._initial = initial
-        blocks = (nr_frames + 511) >> BLOCK_SHIFT
-        self.pyramid: NDArray[np.int32] = np.zeros((blocks, len(STATE_NAMES)), np.int32)
-        self._pflat = self.pyramid.data.cast("B").cast("i")
-        self._recount(0, blocks)
-        self.buddy = Buddy(self.array, zones if zones is not None else zones_of(nr_frames))
-
-    def _recount(self, lo: int, hi: int) -> None:
-        part = self.array[lo << BLOCK_SHIFT : hi << BLOCK_SHIFT]
-        block = np.arange(len(part), dtype=np.int64) >> BLOCK_SHIFT
-        counts = np.bincount((block << 3) | part, minlength=(hi - lo) << 3)
-        self.pyramid[lo:hi] = counts.reshape(-1, 8)
-
-    def put(self, key: int, value: int, /) -> None:
-        """Set one frame's state and keep lists and counts in step."""
-        old = self.flat[key]
-        if old == value:
-            return
-        self.flat[key] = value
-        block = (key >> BLOCK_SHIFT) << 3
-        self._pflat[block | old] -= 1
-        self._pflat[block | value] += 1
-        if old == FREE:
-            self.buddy.carve(key)
-        elif value == FREE:
-            self.buddy.release(key)
-
-    def take(self, state: int) -> int:
-        """Give the frame that an allocation is handed its state, and return it; only packed records call this.
-
-        Raises `OutOfMemory` when there is none.
-        """
-        buddy = self.buddy
-        pfn = buddy.next
-        if pfn < buddy.end:
-            buddy.next = pfn + 1
+    bits = np.packbits(free.reshape(-1), bitorder="little").view(np.uint64)
+    places, orders = [], []
+    for order in range(6):
+        if not bits.any():
+            break
+        half = np.uint64(1 << order)
+        pair = bits & (bits >> half) & _EVERY[order + 1]
+        alone = bits & ~(pair | (pair << half))
+        words = np.flatnonzero(alone)
+        if len(words):
+            inside = np.unpackbits(alone[words].view(np.uint8), bitorder="little").view(np.bool_)
+            at = np.flatnonzero(inside)
+            places.append((words[at >> 6] << 6) + (at & 63))
+            orders.append(np.full(len(at), order, np.uint8))
+        bits = pair
+    whole = bits != 0
+    for order in range(6, MAX_ORDER):
+        if order < MAX_ORDER - 1:
+            pairs = whole[::2] & whole[1::2]
+            lone = whole & ~np.repeat(pairs, 2)
         else:
-            pfn = buddy.take(0)
-            buddy.carve(pfn)
-        self.flat[pfn] = state
-        block = (pfn >> BLOCK_SHIFT) << 3
-        self._pflat[block | FREE] -= 1
-        self._pflat[block | state] += 1
-        return pfn
-
-    def put_many(self, index: Index, values: Any) -> None:
-        """Set many frames' states in one vector step."""
-        was_free = self.array[index] == FREE
-        self.array[index] = values
-        turned = was_free != (self.array[index] == FREE)
-        if isinstance(index, slice):
-            lo, hi = index.start, index.stop
-            if hi <= lo:
-                return
-            self._recount(lo >> BLOCK_SHIFT, ((hi - 1) >> BLOCK_SHIFT) + 1)
-            if turned.any():
-                self.buddy.refresh(np.arange(lo >> _CHUNK_SHIFT, ((hi - 1) >> _CHUNK_SHIFT) + 1))
-            return
-        if not len(index):
-            return
-        for block in np.unique(index >> BLOCK_SHIFT).tolist():
-            self._recount(block, block + 1)
-        if turned.any():
-            self.buddy.refresh(np.unique(index[turned] >> _CHUNK_SHIFT))
-
-    def serial(self) -> bytes:
-        """The frames whose state is not the initial one."""
-        where = np.flatnonzero(self.array != self._initial)
-        if not len(where):
-            return b""
-        return where.astype("<i8").tobytes() + self.array[where].tobytes()
+            lone = pairs = whole
+        at = np.flatnonzero(lone)
+        places.append(at << order)
+        orders.append(np.full(len(at), order, np.uint8))
+        whole = pairs
+    return np.concatenate(places), np.concatenate(orders)

@@ -196,9 +196,8 @@ class PageWalk:
             row = self._parent(pgd, va)
             if row >= 0:
                 entries = self.rows[row, (va >> shift) & mask : (((stop - 1) >> shift) & mask) + 1]
-                rows = (
-                    self.row_of.array[(entries & _PFN) >> _SHIFT] - 1
-                )  # frame 0 is no table's: empty entries
+                # frame 0 is no table's: empty entries
+                rows = self.row_of.array[(entries & _PFN) >> _SHIFT].astype(np.int64) - 1
                 if self.huge.data:
                     rows[(entries & _PSE) != 0] = -1
                 yield rows, va

@@ -1,15 +1,15 @@
 """The table arena: all page tables of a machine in one dense array (models include/linux/pgtable.h,
 arch/*/mm/pgtable.c).
 
-Every table is one row of ``uint64[rows, width]``; entries hold true frame numbers, and two columns translate
-between the frame of a table and its row.  A *slot* is the flat number of an entry: ``row * width + index``.
+Every table is one row of ``uint64[rows, width]``; entries hold true frame numbers.  ``pfn_of`` tells the frame
+of a row, and the frame itself its row (``row_of``): in the field that is the mapping of other frames, as struct
+ptdesc lies over struct page.  A *slot* is the flat number of an entry: ``row * width + index``.
 Scalar steps go through ``flat``, a view of the same memory; it is made again when the arena grows, so nobody
 keeps it across an allocation.
 """
 
 from __future__ import annotations
 
-import heapq
 from typing import Any
 
 import numpy as np
@@ -17,41 +17,14 @@ from numpy.typing import NDArray
 
 from ..arch.paging import PagingMode
 from ..arch.x86 import _PAGE_TABLE, PTE_PFN_MASK
-from ..trace.bulk import Ramp
+from ..trace.bulk import Bulk, CountLane, Ramp, SetLane
 from ..trace.journal import Journal
-from ..trace.store import Column, Index, Keyed
+from ..trace.pieces import Lines
+from ..trace.store import Column, Counters, Index, Keyed, cells_of, flip, index_of, put, take
 from .frames import PG_PGTABLE, Frames
-from .page_alloc import TABLE, OutOfMemory
+from .page_alloc import FREE, TABLE, OutOfMemory
 from .pagewalk import PageWalk
-
-
-class _RowFrames(Column):
-    """``pfn_of[row]``: the frame of the table in each row, 0 for a row not in use; free rows are derived from
-    it.
-    """
-
-    def __init__(self, length: int) -> None:
-        super().__init__("pgtable.pfn_of", length, np.int64)
-        self.free = list(range(length))
-
-    def put(self, key: int, value: int, /) -> None:
-        if not value and self.flat[key]:
-            heapq.heappush(self.free, key)
-        self.flat[key] = value
-
-    def lowest_free(self) -> int:
-        """The lowest row not in use; -1 when all are."""
-        while self.free and self.flat[self.free[0]]:
-            heapq.heappop(self.free)
-        return self.free[0] if self.free else -1
-
-    def grow(self, length: int) -> None:
-        old = len(self.array)
-        array = np.zeros(length, np.int64)
-        array[:old] = self.array
-        self.array, self.flat = array, array.data
-        for row in range(old, length):
-            heapq.heappush(self.free, row)
+from .pgtable_rows import RowFrames, lazy_zeros
 
 
 class TableArena(PageWalk):
@@ -74,21 +47,21 @@ class TableArena(PageWalk):
         self.journal = journal
         self.bits = max(level.bits for level in mode.levels)
         self.width = 1 << self.bits
-        self.rows: NDArray[np.uint64] = np.zeros((rows, self.width), np.uint64)
+        self.rows: NDArray[np.uint64] = lazy_zeros(rows * self.width, np.uint64).reshape(rows, self.width)
         self.entries: NDArray[np.uint64] = self.rows.reshape(-1)
         self.flat = self.rows.data.cast("B").cast("Q")
         self.line: NDArray[np.uint64] = np.zeros(rows, np.uint64)
         self._line = self.line.data
         # The last-level table that `near_slot` was asked for last: va >> 21 (-1: none), the root, its row and slot.
         self.near, self.near_pgd, self.near_row, self.near_base = -1, 0, 0, 0
-        self.pfn_of = _RowFrames(rows)
+        self.pfn_of = RowFrames(rows)
         self.level_of = Column("pgtable.level", rows, np.int8)
-        self.row_of = Column("pgtable.row_of", frames.nr_frames, np.int32)  # row + 1; 0: not a table
+        self.row_of = frames.mapping  # row + 1; 0: not a table
         self.huge = Keyed("pgtable.huge")
         self.upper = tuple((level.shift, level.entries - 1) for level in mode.levels[:-1])
         self.leaf_mask = mode.levels[-1].entries - 1
         self.page_shift = mode.page_shift
-        for store in (self, self.pfn_of, self.level_of, self.row_of, self.huge):
+        for store in (self, self.pfn_of, self.level_of, self.huge):
             journal.register(store)
 
     # -- the store
@@ -118,22 +91,68 @@ class TableArena(PageWalk):
         return slot
 
     def put_many(self, index: Index, values: Any) -> None:
-        """Set many entries, for a `Ramp` those of neighbouring slots; only lanes call this."""
+        """Set many entries, for a `Ramp` or `Lines` those of neighbouring slots; only lanes call this."""
         self.near = -1
         if not isinstance(index, slice):
-            self.entries[index] = values
-            self.line[index >> self.bits] = 0
+            put(self.entries, index, values)
+            self.line[cells_of(index) >> self.bits] = 0
             return
         low, high = index.start >> self.bits, ((index.stop - 1) >> self.bits) + 1
         self.line[low:high] = 0
-        if not isinstance(values, Ramp):
+        if isinstance(values, Ramp | Lines):
+            values.fill(self.entries[index])
+            self._learn(index.start, values)
+        else:
             self.entries[index] = values
+
+    def _learn(self, slot: int, values: Ramp | Lines) -> None:
+        """Note the tables that are filled by the values from ``slot`` on as in line, where they are."""
+        low, high = (slot + self.width - 1) >> self.bits, (slot + values.n) >> self.bits
+        if low >= high:
             return
-        values.fill(self.entries[index])
+        if isinstance(values, Ramp):
+            first = values.first + (((low << self.bits) - slot) << 12)
+            self.line[low:high] = self.line_of(first, high - low)
+        else:
+            self.line[low:high] = values.firsts_at((low << self.bits) - slot, high - low, self.width)
+
+    def flip_many(self, index: Index, bits: Any) -> None:
+        """Turn bits of many entries over; only lanes call this."""
+        self.near = -1
+        flip(self.entries, index, bits)
+        if not isinstance(index, slice) or isinstance(bits, np.ndarray) or bits & PTE_PFN_MASK:
+            self.line[cells_of(index) >> self.bits] = 0
+            return
+        first, end = index.start >> self.bits, ((index.stop - 1) >> self.bits) + 1
         low, high = (index.start + self.width - 1) >> self.bits, index.stop >> self.bits
         if low < high:
-            first = values.first + (((low << self.bits) - index.start) << 12)
-            self.line[low:high] = self.line_of(first, high - low)
+            line = self.line[low:high]
+            np.bitwise_xor(line, np.uint64(bits), out=line, where=line != 0)
+        self.line[first : min(low, end)] = self.line[max(high, first) : end] = 0
+
+    def gather(self, index: Index) -> NDArray[Any]:
+        """A copy of many entries."""
+        return take(self.entries, index)
+
+    def lines(self, slot: int, n: int) -> Lines | None:
+        """``n`` entries from ``slot`` on as runs of frames in line; None where they are not.
+
+        Tables that are known to be in line are not read.
+        """
+        low, high = (slot + self.width - 1) >> self.bits, (slot + n) >> self.bits
+        if low >= high or not self.line[low:high].all():
+            lines = Lines.of(self.entries[slot : slot + n])
+            if lines is not None:
+                self._learn(slot, lines)
+            return lines
+        head, tail = (low << self.bits) - slot, slot + n - (high << self.bits)
+        parts = [Lines.of_tables(self.line[low:high], self.width)]
+        for at, length in ((0, head), (n - tail, tail)):
+            if length:
+                edge = Lines.of(self.entries[slot + at : slot + at + length], long=1)
+                assert edge is not None
+                parts.insert(0 if at == 0 else len(parts), edge)
+        return Lines.joined(parts)
 
     def clear_few(self, slot: int, n: int) -> None:
         """Clear ``n`` (at most 64) entries of one table; only packed records call this."""
@@ -175,10 +194,9 @@ class TableArena(PageWalk):
         if row < 0:
             self._grow()
             row = self.pfn_of.lowest_free()
-        pfn = self.frames.alloc_page(TABLE, PG_PGTABLE)
+        pfn = self.frames.alloc_page(TABLE, PG_PGTABLE, row + 1)
         j = self.journal
         j.write(self.pfn_of, row, pfn)
-        j.write(self.row_of, pfn, row + 1)
         j.write(self.level_of, row, level)
         return row
 
@@ -187,14 +205,46 @@ class TableArena(PageWalk):
         pfn = self.pfn_of.flat[row]
         j = self.journal
         j.write(self.pfn_of, row, 0)
-        j.write(self.row_of, pfn, 0)
         if self.level_of.flat[row]:
             j.write(self.level_of, row, 0)
         self.frames.free_page(pfn)
 
+    def hang_tables(
+        self,
+        slots: NDArray[np.int64],
+        pfns: NDArray[np.int64],
+        addresses: NDArray[np.uint64],
+        counters: Counters,
+    ) -> None:
+        """Make several tables of one level in free frames, and hang them into the empty entries ``slots`` of
+        their parents: as many `pte_alloc_one`, as one record.
+
+        ``addresses`` (bytes) are the first ones that the tables are for.
+        """
+        frames, n = self.frames, len(slots)
+        while self.pfn_of.nr_free() < n:
+            self._grow()
+        rows = self.pfn_of.take_lowest(n)
+        level = int(self.level_of.flat[int(slots[0]) >> self.bits]) + 1
+        at, row = index_of(pfns), index_of(rows)
+        hung = (pfns.astype(np.uint64) << np.uint64(12)) | np.uint64(_PAGE_TABLE)
+        lanes = (
+            SetLane(frames.refcount, at, 0, 1),
+            SetLane(frames.flags, at, 0, PG_PGTABLE),
+            SetLane(self.row_of, at, 0, rows + 1),
+            SetLane(frames.states, at, FREE, TABLE),
+            SetLane(self.pfn_of, row, 0, pfns),
+            SetLane(self.level_of, row, 0, level),
+            SetLane(self, index_of(slots), 0, hung),
+            CountLane(counters, "pgtables", 4096),
+        )
+        name = _ALLOC_NAMES[self.mode.levels[level].name]
+        self.journal.bulk(Bulk(name, n, lanes, address=int(addresses[0]), addresses=addresses))
+
     def _grow(self) -> None:
+        """Twice as many rows; those that are not used take no memory yet."""
         old = self.rows
-        self.rows = np.zeros((len(old) + max(64, len(old) >> 2), self.width), np.uint64)
+        self.rows = lazy_zeros(2 * len(old) * self.width, np.uint64).reshape(2 * len(old), self.width)
         self.rows[: len(old)] = old
         self.entries = self.rows.reshape(-1)
         self.flat = self.rows.data.cast("B").cast("Q")

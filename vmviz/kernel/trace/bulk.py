@@ -1,8 +1,8 @@
 """Bulk records: many equal steps as one record with lanes, and a cursor that can stand inside it.
 
 Each lane says what the steps do to one store: `SetLane` replaces cells (the old values are kept), `AddLane`
-adds to cells or to one counter.  Moving the cursor moves all lanes together, so that refcounts, counters and
-entries agree at every position inside the record.
+adds to cells or to one counter, `FlipLane` changes bits, `CopyLane` copies cells.  Moving the cursor moves all
+lanes together, so that refcounts, counters and entries agree at every position inside the record.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .pieces import Lines, Pieces
 from .store import Column, Counters, Index
 
 
@@ -25,6 +26,14 @@ class ArrayStore(Protocol):
         """Set many cells."""
         ...
 
+    def flip_many(self, index: Index, bits: Any) -> None:
+        """Turn bits of many cells over."""
+        ...
+
+    def gather(self, index: Index) -> NDArray[Any]:
+        """A copy of the values in some cells."""
+        ...
+
 
 def part(index: Index, a: int, b: int) -> Index:
     """Steps ``a`` to ``b`` of a lane's index.
@@ -34,7 +43,7 @@ def part(index: Index, a: int, b: int) -> Index:
     """
     if isinstance(index, slice):
         return slice(index.start + a, index.start + b)
-    return index[a:b]
+    return index.part(a, b) if isinstance(index, Pieces) else index[a:b]
 
 
 class Ramp:
@@ -88,14 +97,14 @@ class Ramp:
 def _values(values: Any, a: int, b: int) -> Any:
     if isinstance(values, np.ndarray):
         return values[a:b]
-    return values.part(a, b) if isinstance(values, Ramp) else values
+    return values.part(a, b) if isinstance(values, Ramp | Lines) else values
 
 
 def _written(values: Any, a: int, b: int) -> Any:
     """`_values` as a store takes them: it makes the numbers of a ramp where they belong."""
     if isinstance(values, np.ndarray):
         return values[a:b]
-    return values.piece(a, b) if isinstance(values, Ramp) else values
+    return values.piece(a, b) if isinstance(values, Ramp | Lines) else values
 
 
 class SetLane:
@@ -171,7 +180,52 @@ class CountLane:
         self.store.add(self.key, -self._sum(a, b))  # type: ignore[arg-type]
 
 
-Lane = SetLane | AddLane | CountLane
+class FlipLane:
+    """Step ``i`` turns the bits ``bits`` (or ``bits[i]``) of cell ``index[i]`` over: what both directions do.
+
+    No old or new values are kept.  No cell may come up twice.
+    """
+
+    __slots__ = ("bits", "index", "store")
+
+    def __init__(self, store: ArrayStore, index: Index, bits: Any) -> None:
+        self.store = store
+        self.index = index
+        self.bits = bits
+
+    def forward(self, a: int, b: int) -> None:
+        """Apply steps ``a`` to ``b``."""
+        self.store.flip_many(part(self.index, a, b), _values(self.bits, a, b))
+
+    backward = forward
+
+
+class CopyLane:
+    """Step ``i`` fills the empty cell ``index[i]`` with what cell ``source[i]`` holds, but for the bits ``drop``.
+
+    The lanes before it in the record leave the source as it is to be copied.
+    """
+
+    __slots__ = ("drop", "index", "source", "store")
+
+    def __init__(self, store: ArrayStore, index: Index, source: Index, drop: int) -> None:
+        self.store = store
+        self.index = index
+        self.source = source
+        self.drop = drop
+
+    def forward(self, a: int, b: int) -> None:
+        """Apply steps ``a`` to ``b``."""
+        values = self.store.gather(part(self.source, a, b))
+        values &= ~values.dtype.type(self.drop)
+        self.store.put_many(part(self.index, a, b), values)
+
+    def backward(self, a: int, b: int) -> None:
+        """Take back steps ``a`` to ``b``."""
+        self.store.put_many(part(self.index, a, b), 0)
+
+
+Lane = SetLane | AddLane | CountLane | FlipLane | CopyLane
 
 
 class Bulk:

@@ -16,8 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-Index = slice | NDArray[np.int64]
-"""Where a lane lies in a column: a slice for neighbours, else an array of indices."""
+from .pieces import Lines, Pieces
+
+Index = slice | NDArray[np.int64] | Pieces
+"""Where a lane lies in a column: a slice for neighbours, `Pieces` for runs of them, else an array of indices."""
 
 
 def rising(cells: NDArray[np.int64]) -> bool:
@@ -39,6 +41,40 @@ def index_of(cells: NDArray[np.int64]) -> Index:
     if n > 1 and int(cells[-1]) - int(cells[0]) == n - 1 and rising(cells):
         return slice(int(cells[0]), int(cells[0]) + n)
     return cells
+
+
+def take(array: NDArray[Any], index: Index) -> NDArray[Any]:
+    """A copy of the values in some cells."""
+    if isinstance(index, slice):
+        return array[index].copy()
+    return index.take(array) if isinstance(index, Pieces) else array[index]
+
+
+def cells_of(index: Index) -> NDArray[np.int64]:
+    """The cells of an index one by one."""
+    if isinstance(index, slice):
+        return np.arange(index.start, index.stop)
+    return index.cells() if isinstance(index, Pieces) else index
+
+
+def put(array: NDArray[Any], index: Index, values: Any) -> None:
+    """Set cells, to one value each or to one for all."""
+    if isinstance(values, Lines):
+        values = values.part(0, values.n)
+    if isinstance(index, Pieces):
+        index.fill(array, values)
+    else:
+        array[index] = values
+
+
+def flip(array: NDArray[Any], index: Index, bits: Any) -> None:
+    """Turn bits of cells over; no cell may come up twice."""
+    if isinstance(index, Pieces):
+        index.flip(array, bits)
+    elif isinstance(index, slice):
+        np.bitwise_xor(array[index], bits, array[index])
+    else:
+        array[index] ^= bits
 
 
 class Store(Protocol):
@@ -85,7 +121,15 @@ class Column:
 
     def put_many(self, index: Index, values: Any) -> None:
         """Set many cells, to one value each or to one for all."""
-        self.array[index] = values
+        put(self.array, index, values)
+
+    def flip_many(self, index: Index, bits: Any) -> None:
+        """Turn bits of many cells over; no cell may come up twice."""
+        flip(self.array, index, bits)
+
+    def gather(self, index: Index) -> NDArray[Any]:
+        """A copy of the values in some cells."""
+        return take(self.array, index)
 
     def add(self, key: int, delta: int) -> None:
         """Add to one cell."""
@@ -93,7 +137,9 @@ class Column:
 
     def add_many(self, index: Index, delta: Any) -> None:
         """Add to many cells; an index may come up more than once."""
-        if isinstance(index, slice) or (len(index) > 32 and rising(index)):
+        if isinstance(index, Pieces):
+            index.add(self.array, delta)
+        elif isinstance(index, slice) or (len(index) > 32 and rising(index)):
             self.array[index] += delta
         else:
             np.add.at(self.array, index, delta)
@@ -161,7 +207,7 @@ class RangeColumn(Column):
 
     def put_many(self, index: Index, values: Any) -> None:
         """Set many cells, to one value each or to one for all."""
-        self.array[index] = values
+        put(self.array, index, values)
 
     def add_many(self, index: Index, delta: Any) -> None:
         """Add to many cells; an index may come up more than once."""

@@ -277,9 +277,10 @@ def themes() -> None:
 def calls() -> None:
     """List the calls of the language, each with a line of help."""
     from .script.functions import FUNCTIONS
+    from .script.runner import BOOT_HELP
 
-    for function in FUNCTIONS.values():
-        echo(f"{function.signature}\n    {function.about}")
+    for signature, about in [*((f.signature, f.about) for f in FUNCTIONS.values()), BOOT_HELP]:
+        echo(f"{signature}\n    {about}")
 
 
 @main.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vmviz.kernel import Config, Machine
+from vmviz.kernel.fs import task_mmu
 from vmviz.kernel.verify import verify
 from vmviz.script import ScriptError, parse, parse_statement
 from vmviz.script.functions import FUNCTIONS
@@ -88,6 +89,17 @@ GOOD = [
     ("remap_file_pages(a, 4K, 0, 0, 0)", "-1 EINVAL"),
     ('rlimit("as", 64M)', "0"),
     ('rlimit("cpu", 1)', "-1 EINVAL"),
+    ("rlimit(RLIMIT_MEMLOCK, 64K)", "0"),
+    ("rlimit(RLIMIT_STACK, RLIM_INFINITY)", "0"),
+    ("prctl(PR_SET_MM, PR_SET_MM_BRK, 0x555555800000)", "0"),
+    ("prctl(PR_SET_MM, PR_SET_MM_START_BRK, 0x555555800000)", "-1 EINVAL"),
+    ("prctl(PR_SET_MM, PR_SET_MM_BRK, 0)", "-1 EINVAL"),
+    ("prctl(PR_SET_MM, PR_SET_MM_BRK, 0x555555800000, 1)", "-1 EINVAL"),
+    ('memfd_create("n", MFD_CLOEXEC)', "8"),
+    ('memfd_create("n", 0x40)', "-1 EINVAL"),
+    ('fcntl(memfd_create("n", MFD_CLOEXEC), F_ADD_SEALS, F_SEAL_GROW)', "-1 EPERM"),
+    ('fcntl(memfd_create("n", MFD_ALLOW_SEALING), F_ADD_SEALS, F_SEAL_GROW)', "0"),
+    ('cat("/proc/9/maps")', "-1 ENOENT"),
     ('sysctl("vm.overcommit_memory", 2)', "0"),
     ('sysctl("vm.swap", 2)', "-1 ENOENT"),
     ("dropcaps()", "0"),
@@ -204,6 +216,12 @@ BAD = [
     ("load(a => 3)", 6, "a value is wanted here"),
     ("fallocate(m, 0, 0, 4K)", 14, "only FALLOC_FL_PUNCH_HOLE"),
     ("fcntl(m, 1, 0)", 10, "only F_ADD_SEALS"),
+    ("rlimit(7, 1)", 8, "RLIMIT_DATA, RLIMIT_STACK"),
+    ("prctl(1, 2, 3)", 7, "only PR_SET_MM"),
+    ("prctl(PR_SET_MM, 9, 0x100000)", 1, "PR_SET_MM with 9 is not simulated"),
+    ('memfd_create("n", MFD_HUGETLB)', 1, "MFD_HUGETLB is not simulated"),
+    ('cat("/proc/self/map")', 5, "cat shows /proc/self/maps and /proc/self/smaps"),
+    ('smaps(a, "Rs")', 10, "smaps has the lines Size, "),
     ("boot(mem=64M)", 1, "boot must be the first statement"),
     ("[pid 7] brk(0)", 1, "there is no process 7"),
 ]
@@ -319,6 +337,35 @@ class TestBoot:
             run("brk(0)\nboot(mem=64M)")
         with pytest.raises(ScriptError, match="no place on a given base"):
             Runner(Machine(ram=16 << 20)).run_text("boot(mem=64M)")
+
+
+class TestProc:
+    def test_cat_shows_what_the_kernel_would(self, runner: Runner) -> None:
+        outcome = runner.run_text('cat("/proc/self/smaps")')
+        assert outcome.output == task_mmu.smaps(runner.machine.mm)
+        assert outcome.ret == len(outcome.output)
+        assert outcome.to_json()["output"] == outcome.output
+
+    def test_cat_of_another_process(self, runner: Runner) -> None:
+        runner.run_text("fork()")
+        runner.run_text("[pid 2] munmap(a, 64K)")
+        first, second = (runner.run_text(f'cat("/proc/{pid}/maps")').output for pid in (1, 2))
+        assert first is not None
+        assert second is not None
+        assert first.count("\n") == second.count("\n") + 1
+
+    def test_nearest(self, runner: Runner) -> None:
+        with pytest.raises(ScriptError) as caught:
+            runner.run_text('cat("/proc/self/smap")')
+        assert caught.value.nearest == "/proc/self/smaps"
+
+    def test_the_heap_moves_in_two_steps(self, runner: Runner) -> None:
+        runner.run_text("prctl(PR_SET_MM, PR_SET_MM_BRK, 0x600000000000)")
+        runner.run_text("prctl(PR_SET_MM, PR_SET_MM_START_BRK, 0x600000000000)")
+        assert runner.run_text("brk(0x600000002000)").result == "0x600000002000"
+        assert runner.run_text('vma("[heap]")').result == "0x600000000000"
+        runner.run_text("dropcaps()")
+        assert runner.run_text("prctl(PR_SET_MM, PR_SET_MM_BRK, 0x600000004000)").errno == "EPERM"
 
 
 ZAPS = [

@@ -13,6 +13,10 @@ from .arguments import descriptor, kind_of, number, text
 from .errors import BadArgumentError, KernelError, UnsupportedError
 from .mm.filemap import MEMORY_KINDS, get_inode, put_inode, write_page
 from .mm.flags import (
+    F_SEAL_SEAL,
+    MFD_ALLOW_SEALING,
+    MFD_CLOEXEC,
+    MFD_HUGETLB,
     O_ACCMODE,
     O_CREAT,
     O_EXCL,
@@ -60,12 +64,23 @@ class FileCalls(VmaCalls):
             inode = self._new_inode(path, "reg", 0)
         return self._new_fd(inode.path, flags, inode)
 
-    def memfd_create(self, name: str) -> int:
-        """Create an anonymous file in memory and return its descriptor (memfd_create(2))."""
-        name = text(name, "name")
-        return self._new_fd(
-            f"/memfd:{name} (deleted)", O_RDWR, self._new_inode(f"/memfd:{name} (deleted)", "shmem", 0)
-        )
+    def memfd_create(self, name: str, flags: int = MFD_ALLOW_SEALING) -> int:
+        """Create an anonymous file in memory and return its descriptor (memfd_create(2), mm/memfd.c).
+
+        Without MFD_ALLOW_SEALING it is sealed against seals.  EINVAL: an unknown flag.  MFD_HUGETLB raises
+        `UnsupportedError`; simplified: of the flags of later kernels none is known.
+        """
+        name, flags = text(name, "name"), number(flags, "flags")
+        if flags & MFD_HUGETLB:
+            raise UnsupportedError("memfd_create with MFD_HUGETLB is not simulated")
+        if flags & ~(MFD_CLOEXEC | MFD_ALLOW_SEALING):
+            raise KernelError("EINVAL", "memfd_create", f"{flags:#x} holds an unknown flag")
+        path = f"/memfd:{name} (deleted)"
+        inode = self._new_inode(path, "shmem", 0)
+        if not flags & MFD_ALLOW_SEALING:
+            inode = attrs.evolve(inode, seals=F_SEAL_SEAL)
+            self.sys.journal.write(self.sys.inodes, inode.id, inode)
+        return self._new_fd(path, O_RDWR, inode)
 
     def ramfs_create(self, name: str) -> int:
         """Create a file on a file system in RAM (ramfs) without a name in it, and return its descriptor.

@@ -13,6 +13,7 @@ from .arguments import number, protection
 from .drivers import open_backing
 from .errors import KernelError, VmvizError
 from .mm import mremap_later
+from .mm.brk import prctl_set_mm
 from .mm.filemap import get_inode, put_inode
 from .mm.flags import (
     MAP_FIXED,
@@ -158,6 +159,12 @@ class VmaCalls:
         """Write a sysctl, such as "vm.overcommit_memory" or "vm.max_map_count"."""
         with self._span("sysctl", ("name", name), ("value", value)):
             set_sysctl(self.mm, name, value)
+        return 0
+
+    def prctl_set_mm(self, opt: int, addr: int, arg4: int = 0, arg5: int = 0) -> int:
+        """Move the break or its start (prctl(2) with PR_SET_MM); see `vmviz.kernel.mm.brk.prctl_set_mm`."""
+        with self._span("prctl_set_mm", ("opt", opt), ("addr", addr)):
+            prctl_set_mm(self.mm, opt, addr, arg4, arg5)
         return 0
 
     def dropcaps(self) -> int:

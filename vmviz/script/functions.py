@@ -14,7 +14,7 @@ import attrs
 from ..kernel.arguments import PFN_BITS, kind_of
 from ..kernel.errors import VmvizError
 from ..kernel.mm.access import NOT_READ, Access
-from ..kernel.mm.flags import O_RDWR
+from ..kernel.mm.flags import MFD_ALLOW_SEALING, O_RDWR
 from ..kernel.mm.memory.pfn import follow_pfn as kernel_follow_pfn
 from ..kernel.mm.memory.zap import ZapResult
 from ..kernel.mm.page_alloc import DRIVER, OutOfMemory
@@ -31,11 +31,14 @@ READ_BACK = 256
 
 
 class ArgumentError(VmvizError):
-    """A value that a function cannot take; ``index`` is the argument's number, -1 for the call itself."""
+    """A value that a function cannot take; ``index`` is the argument's number, -1 for the call itself, and
+    ``suggestions`` are what may have been meant.
+    """
 
-    def __init__(self, index: int, message: str) -> None:
+    def __init__(self, index: int, message: str, suggestions: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.index = index
+        self.suggestions = suggestions
 
 
 @attrs.frozen
@@ -141,9 +144,9 @@ def close(m: Machine, fd: Value) -> Result:
     return Result(m.close(_number(0, fd, "fd")))
 
 
-@_function("name flags?", "make a file in memory")
-def memfd_create(m: Machine, name: Value, *_: Value) -> Result:
-    return Result(m.memfd_create(_text(0, name)))
+@_function("name flags?", "make a file in memory; with flags it takes seals only if MFD_ALLOW_SEALING is one")
+def memfd_create(m: Machine, name: Value, flags: Value = MFD_ALLOW_SEALING) -> Result:
+    return Result(m.memfd_create(_text(0, name), _number(1, flags, "flags")))
 
 
 @_function("fd length", "set the size of a file, in bytes")
@@ -347,6 +350,7 @@ def vmf_insert_pfn(m: Machine, area: Value, addr: Value, pfn: Value) -> Result:
     return Result(ret, fields={"why": _VM_FAULT.get(ret, "")})
 
 
-# The calls that change mappings as a whole have a module of their own, which registers itself here.
+# Calls of other subjects have modules of their own, which register themselves here.
 from . import functions_page as _functions_page  # noqa: E402, F401
+from . import functions_proc as _functions_proc  # noqa: E402, F401
 from . import functions_vma as _functions_vma  # noqa: E402, F401

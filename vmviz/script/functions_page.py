@@ -1,13 +1,10 @@
-"""The functions of the language about processes and the contents of pages."""
+"""The functions of the language about processes, files in memory, and accesses of the kernel."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..kernel.errors import KernelError
-from ..kernel.fs import proc
-from ..kernel.fs.task_mmu import smap_fields
-from ..kernel.mm.flags import F_ADD_SEALS, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+from ..kernel.mm.flags import F_ADD_SEALS, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, PR_SET_MM
 from .functions import ArgumentError, Result, Value
 from .functions import _function as function
 from .functions import _number as number
@@ -76,36 +73,15 @@ def get_user_pages(m: Machine, addr: Value, length: Value) -> Result:
     return Result(m.process_vm_readv(number(0, addr, "addr"), number(1, length, "len")))
 
 
-@function("kind", "write to /proc/self/clear_refs: 1 to 3 make pages old, 4 clears soft-dirty bits")
-def clear_refs(m: Machine, kind: Value) -> Result:
-    return Result(m.clear_refs(number(0, kind, "kind")))
-
-
-@function("addr", "the word of /proc/self/pagemap for the page of an address")
-def pagemap(m: Machine, addr: Value) -> Result:
-    return Result(proc.pagemap_entry(m.mm, number(0, addr, "addr")), address=True)
-
-
-@function("addr line", 'a line of /proc/self/smaps of the mapping at an address, in kB: smaps(a, "Rss")')
-def smaps(m: Machine, addr: Value, line: Value) -> Result:
-    found = smap_fields(m.mm, m.vma(number(0, addr, "addr")))
-    if not isinstance(line, str) or line not in found:
-        raise ArgumentError(1, f"smaps has the lines {', '.join(found)}")
-    return Result(found[line])
-
-
-def _frame(m: Machine, pfn: Value) -> int:
-    frame = number(0, pfn, "pfn")
-    if frame >> 40:
-        raise KernelError("EINVAL", "kpageflags", f"there is no frame {frame:#x}")
-    return frame
-
-
-@function("pfn", "the word of /proc/kpageflags for a frame")
-def kpageflags(m: Machine, pfn: Value) -> Result:
-    return Result(proc.kpageflags(m.sys, _frame(m, pfn)), address=True)
-
-
-@function("pfn", "how often a frame is mapped, as /proc/kpagecount tells")
-def kpagecount(m: Machine, pfn: Value) -> Result:
-    return Result(proc.kpagecount(m.sys, _frame(m, pfn)))
+@function(
+    "option opt addr arg4? arg5?",
+    "move the heap: prctl(PR_SET_MM, PR_SET_MM_BRK, addr), and PR_SET_MM_START_BRK",
+)
+def prctl(m: Machine, option: Value, opt: Value, addr: Value, arg4: Value = 0, arg5: Value = 0) -> Result:
+    if number(0, option, "option") != PR_SET_MM:
+        raise ArgumentError(0, "only PR_SET_MM is simulated")
+    numbers = [
+        number(i, v, w)
+        for i, (v, w) in enumerate(((opt, "opt"), (addr, "addr"), (arg4, "arg4"), (arg5, "arg5")), 1)
+    ]
+    return Result(m.prctl_set_mm(*numbers))

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .functions import Result, Value
+from ..kernel.mm.flags import RLIMITS
+from .functions import ArgumentError, Result, Value
 from .functions import _function as function
 from .functions import _number as number
 from .functions import _text as text
@@ -90,9 +91,17 @@ def remap_file_pages(m: Machine, addr: Value, size: Value, prot: Value, pgoff: V
     return Result(m.remap_file_pages(*numbers))
 
 
-@function("name bytes", 'set a limit of this process: "as", "data", "memlock" or "stack", as setrlimit does')
-def rlimit(m: Machine, name: Value, size: Value) -> Result:
-    return Result(m.rlimit(text(0, name), number(1, size, "bytes")))
+@function(
+    "resource bytes", "set a limit of this process, as setrlimit does: RLIMIT_AS, _DATA, _MEMLOCK or _STACK"
+)
+def rlimit(m: Machine, resource: Value, size: Value) -> Result:
+    if isinstance(resource, int):
+        if resource not in RLIMITS:
+            raise ArgumentError(
+                0, f"the limits here are {', '.join(f'RLIMIT_{name.upper()}' for name in RLIMITS.values())}"
+            )
+        resource = RLIMITS[resource]
+    return Result(m.rlimit(text(0, resource), number(1, size, "bytes")))
 
 
 @function(

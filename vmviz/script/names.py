@@ -6,6 +6,7 @@ from ..kernel.mm import flags
 
 _PREFIXES = (
     "PROT_", "MAP_", "O_", "VM_", "MADV_", "MREMAP_", "MS_", "MCL_", "MLOCK_", "F_", "FALLOC_",
+    "MFD_", "PR_SET_MM", "RLIMIT_", "RLIM_",
 )  # fmt: skip
 
 CONSTANTS: dict[str, int] = {

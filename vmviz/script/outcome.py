@@ -29,7 +29,8 @@ class Outcome:
     number.  ``verdict``
     is 0 or -1 for a zap under every contract.  ``why`` explains an error, a refusal, a signal, or a zap that
     did nothing.  ``data`` is what a load has read; of a long one it is ``page_bytes``, the first byte of each
-    page; both are None when what the pages hold is not known.  ``vec`` is mincore's answer, a digit per page.
+    page; both are None when what the pages hold is not known.  ``vec`` is mincore's answer, a digit per page;
+    ``output`` the text that cat shows.
     ``expected`` is None where no value was expected, else whether it came.
     """
 
@@ -52,6 +53,7 @@ class Outcome:
     data: bytes | None = None
     page_bytes: bytes | None = None
     vec: str | None = None
+    output: str | None = None
     min_flt: int = 0
     maj_flt: int = 0
     why: str = ""
@@ -109,6 +111,8 @@ class Outcome:
             out["page_bytes"] = self.page_bytes.hex()
         if self.vec is not None:
             out["vec"] = self.vec
+        if self.output is not None:
+            out["output"] = self.output
         if self.func == "load" and self.ret == 0 and self.data is None and self.page_bytes is None:
             out["data"] = None
         if self.expected is not None:

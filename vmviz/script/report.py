@@ -53,6 +53,8 @@ class Report:
             return
         wrong = f"    WRONG: {outcome.mismatch}" if self.check and outcome.expected is False else ""
         self.echo(text_line(outcome, statement) + wrong)
+        if outcome.output:
+            self.echo(outcome.output.rstrip("\n"))
         for line in trace:
             self.echo(f"    {line}")
 
@@ -156,6 +158,8 @@ def effects(outcome: Outcome) -> list[str]:
         out.append(f"read {_shown(outcome.data)}")
     if outcome.page_bytes:
         out.append(f"first bytes of the pages: {outcome.page_bytes.hex(' ')}")
+    if outcome.output:
+        out.append(counted(outcome.output.count("\n"), "line"))
     if outcome.vec:
         out.append(f"in memory: {outcome.vec[:64]}{'...' if len(outcome.vec) > 64 else ''}")
     if outcome.why:

@@ -60,6 +60,11 @@ BOOT_KEYS = {
     "comm": "comm",
     "swap": "swap",
 }
+BOOT_HELP = (
+    f"boot([{', '.join(f'{key}=' for key in BOOT_KEYS)}])",
+    "the machine of a script, as its first statement: RAM and swap in bytes, paging mode, versions",
+)
+"""How a `boot` is written, and a line about it."""
 MAX_CPUS = 64
 BOOT_WORDS = {"kernel": tuple(VERSIONS), "zap_contract": CONTRACTS, "mode": ("x86-64-4l", "x86-64-5l")}
 
@@ -237,7 +242,7 @@ class Runner:
         try:
             return FUNCTIONS[call.func].call(self.machine, *values)
         except ArgumentError as error:
-            self._fail(call if error.index < 0 else call.args[error.index], str(error))
+            self._fail(call if error.index < 0 else call.args[error.index], str(error), error.suggestions)
         except UnsupportedError as error:
             self._fail(call, str(error))
 

@@ -390,7 +390,7 @@ class VmvizApp(Asking):
         self._say(f"theme {self.theme}")
 
     def _words(self) -> list[str]:
-        names = [f"{name}(" for name in FUNCTIONS]
+        names = [f"{name}(" for name in (*FUNCTIONS, "boot")]
         return [*names, *CONSTANTS, *self.director.session.runner.names]
 
 

@@ -11,7 +11,7 @@ from ..kernel.errors import VmvizError
 from ..script.errors import ScriptError
 from ..script.outcome import Outcome
 from ..views import zapform
-from ..views.help import call_help, key_help, pane_help, signal_screen
+from ..views.help import call_help, key_help, output_lines, pane_help, signal_screen
 from .command import CommandLine
 from .director import Director
 from .keymap import KEYS
@@ -77,13 +77,16 @@ class Asking(Saying):
             if answer is None:
                 return
             again = sum(done.story is not None for done in session.future)
-            if self._do(lambda: self.director.run(text)) is None:
+            outcome = self._do(lambda: self.director.run(text))
+            if outcome is None:
                 return
             if again:
                 self._say(f"{again} later statement{'s' if again > 1 else ''} of the story to come again")
             self.screen_stack[0].query_one(CommandLine).remember(text)
             if then is not None:
                 then()
+            if outcome.output:
+                self.push_screen(TextScreen(outcome.text, output_lines(outcome.output)))
 
         def begin() -> None:
             try:

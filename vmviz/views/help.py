@@ -8,6 +8,8 @@ from ..kernel.mm.flags import VM_FLAG_TABLE
 from ..kernel.mm.vma import vma_name
 from ..script.functions import FUNCTIONS
 from ..script.outcome import Outcome
+from ..script.report import printable
+from ..script.runner import BOOT_HELP
 from ..script.values import format_addr
 from .cells import Line
 from .cells import width as line_width
@@ -132,10 +134,19 @@ def key_help(keys: list[tuple[str, str]]) -> list[Line]:
 def call_help(width: int = 76) -> list[Line]:
     """The calls of the language, a line or two each."""
     lines: list[Line] = []
-    for f in FUNCTIONS.values():
-        lines.append([(f"   {f.signature}", "call")])
-        lines += [[("     " + row, "text")] for row in textwrap.wrap(f.about, width - 6)]
+    for signature, about in [*((f.signature, f.about) for f in FUNCTIONS.values()), BOOT_HELP]:
+        lines.append([(f"   {signature}", "call")])
+        lines += [[("     " + row, "text")] for row in textwrap.wrap(about, width - 6)]
     return lines
+
+
+def output_lines(text: str) -> list[Line]:
+    r"""A text that a call shows, such as /proc/self/maps: the lines as they are, but for what a terminal obeys.
+
+    >>> output_lines("a\x1bb\nc\n")
+    [[(' a\\x1bb', 'text')], [(' c', 'text')]]
+    """
+    return [[(f" {printable(line)}", "text")] for line in text.splitlines()]
 
 
 _SIGNALS = {

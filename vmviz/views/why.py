@@ -11,6 +11,7 @@ import attrs
 from ..kernel.trace.bulk import Bulk
 from ..kernel.trace.explain import explain
 from ..kernel.trace.journal import Check, Event, Record
+from ..script.functions import FUNCTIONS
 from ..script.outcome import Outcome
 from ..script.values import format_addr, format_size
 from ..session.session import Done, Session
@@ -135,6 +136,8 @@ def _sentence(scene: Scene, record: Record | None, offset: int, func: str) -> st
             return f"The check {record.expression} ({record.compared}) {outcome}."
         case Event(name="tlb_flush"):
             return explain("flush_tlb_mm_range").sentence
+        case Event():
+            return explain(record.name).sentence
         case tuple() if record[0] is machine.mm.vmas:
             return "The VMA list changes: " + (explain(func).sentence or "a VMA is replaced.")
     return explain(func).sentence or "The kernel's bookkeeping follows."
@@ -251,6 +254,16 @@ def _signal(o: Outcome, scene: Scene, width: int, height: int) -> Strip:
     return Strip(f"{s.name}: the access could not be served", call_text(o), [*lines, keys], alert=True)
 
 
+def about_call(func: str) -> str:
+    """A call of the language in a sentence, from its line of help; empty for what is none.
+
+    >>> about_call("close")
+    'Close a descriptor; mappings of it stay.'
+    """
+    function = FUNCTIONS.get(func)
+    return f"{function.about[0].upper()}{function.about[1:]}." if function else ""
+
+
 def _plain(done: Done, width: int, height: int) -> Strip:
     o = done.outcome
     parts = []
@@ -267,5 +280,5 @@ def _plain(done: Done, width: int, height: int) -> Strip:
     if o.why:
         parts.append((o.why[0].upper() + o.why[1:] + ".", "text"))
     if not parts:
-        parts.append((explain(o.func).sentence or f"{o.text}", "text"))
+        parts.append((explain(o.func).sentence or about_call(o.func) or o.text, "text"))
     return Strip("Done", call_text(o), paragraphs(width, height, *parts))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ..arch.x86 import vm_get_page_prot
-from ..errors import KernelError
+from ..errors import KernelError, UnsupportedError
 from .flags import (
+    PR_SET_MM_BRK,
+    PR_SET_MM_START_BRK,
     VM_ACCOUNT,
     VM_GROWSDOWN,
     VM_LOCKED,
@@ -51,6 +53,33 @@ def do_brk(mm: Mm, brk: int) -> int:
     mm.set_field("brk", brk)
     j.leave("brk", brk)
     return brk
+
+
+def prctl_set_mm(mm: Mm, opt: int, addr: int, arg4: int = 0, arg5: int = 0) -> None:
+    """Set the break or its start without mapping anything (prctl(2) with PR_SET_MM, `prctl_set_mm` of
+    kernel/sys.c): how a process moves its heap to ``addr`` (bytes).
+
+    Errors, in the kernel's order: EINVAL (a further argument that is not 0), EPERM (no CAP_SYS_RESOURCE), EINVAL
+    (an address that a process may not have, another option, a start above the break, a heap above RLIMIT_DATA).
+    Simplified: other options than PR_SET_MM_BRK and PR_SET_MM_START_BRK raise `UnsupportedError`.
+    """
+    if arg4 or arg5:
+        raise KernelError("EINVAL", "prctl", "the last arguments must be 0")
+    if mm.field("caps_dropped"):
+        raise KernelError("EPERM", "prctl", "PR_SET_MM needs CAP_SYS_RESOURCE")
+    if not mm.sys.mmap_min_addr <= addr < mm.task_size:
+        raise KernelError("EINVAL", "prctl", f"{addr:#x} is no address of a process")
+    if opt not in (PR_SET_MM_BRK, PR_SET_MM_START_BRK):
+        raise UnsupportedError(f"PR_SET_MM with {opt} is not simulated")
+    name = "brk" if opt == PR_SET_MM_BRK else "start_brk"
+    low, high = (addr if opt == field else mm.field(text) for field, text in (
+        (PR_SET_MM_START_BRK, "start_brk"), (PR_SET_MM_BRK, "brk"),
+    ))  # fmt: skip
+    if low > high:
+        raise KernelError("EINVAL", "prctl", f"the heap would begin at {low:#x}, above its end {high:#x}")
+    if high - low > rlimit(mm, "data"):
+        raise KernelError("EINVAL", "prctl", "the heap would be larger than RLIMIT_DATA")
+    mm.set_field(name, addr)
 
 
 def _grow(mm: Mm, start: int, end: int) -> None:

@@ -128,7 +128,22 @@ MCL_CURRENT: Final = 1
 MCL_FUTURE: Final = 2
 MCL_ONFAULT: Final = 4
 
-# Seals of files in memory, from include/uapi/linux/fcntl.h.
+# prctl and setrlimit
+PR_SET_MM: Final = 35
+PR_SET_MM_START_BRK: Final = 6
+PR_SET_MM_BRK: Final = 7
+RLIMIT_DATA: Final = 2
+RLIMIT_STACK: Final = 3
+RLIMIT_MEMLOCK: Final = 8
+RLIMIT_AS: Final = 9
+RLIM_INFINITY: Final = (1 << 64) - 1
+RLIMITS: Final = {RLIMIT_DATA: "data", RLIMIT_STACK: "stack", RLIMIT_MEMLOCK: "memlock", RLIMIT_AS: "as"}
+"""The resource limits that the simulator knows, by their numbers."""
+
+# Files in memory and their seals, from include/uapi/linux/memfd.h and fcntl.h
+MFD_CLOEXEC: Final = 0x1
+MFD_ALLOW_SEALING: Final = 0x2
+MFD_HUGETLB: Final = 0x4
 F_SEAL_SEAL: Final = 0x1
 F_SEAL_SHRINK: Final = 0x2
 F_SEAL_GROW: Final = 0x4

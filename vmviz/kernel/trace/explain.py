@@ -1,5 +1,5 @@
-"""A sentence for each kernel function that the journal names: where it lives in Linux 6.1, and what it is
-for.
+"""A sentence for each kernel function and tracepoint that the journal names: where it lives in Linux 6.1, and
+what it is for.
 """
 
 from __future__ import annotations
@@ -312,14 +312,40 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
         "mm/khugepaged.c",
         "Small pages are copied into one huge page, which then takes their place.",
     ),
+    "prctl_set_mm": (
+        "kernel/sys.c",
+        "Moves the recorded ends of the heap; nothing is mapped or unmapped by it.",
+    ),
     "__collapse_huge_page_copy": ("mm/khugepaged.c", "Copies the small pages; holes become zeros."),
 }
 
-EXPLAINED = {name: Explained(*text) for name, text in _FUNCTIONS.items()}
+_TRACEPOINTS: dict[str, tuple[str, str]] = {
+    "page_fault_user": (
+        "arch/x86/include/asm/trace/exceptions.h",
+        "The processor found no fitting entry and calls the kernel: who touched what, and how.",
+    ),
+    "mm_page_alloc": ("include/trace/events/kmem.h", "The buddy allocator hands out a block of frames."),
+    "mm_page_free": ("include/trace/events/kmem.h", "A block of frames goes back to the buddy allocator."),
+    "mm_filemap_add_to_page_cache": (
+        "include/trace/events/filemap.h",
+        "A page becomes part of a file's page cache: whoever maps the file now shares it.",
+    ),
+    "tlb_flush": (
+        "include/trace/events/tlb.h",
+        "Translations that a processor may still hold are thrown away, singly or all.",
+    ),
+    "sched_process_fork": (
+        "include/trace/events/sched.h",
+        "A process has a child with a copy of its memory.",
+    ),
+    "sched_process_exec": ("include/trace/events/sched.h", "A process runs another program in fresh memory."),
+}
+
+EXPLAINED = {name: Explained(*text) for name, text in (_FUNCTIONS | _TRACEPOINTS).items()}
 
 
 def explain(func: str) -> Explained:
-    """What is known of a function; an empty sentence when nothing is.
+    """What is known of a function or a tracepoint; an empty sentence when nothing is.
 
     >>> explain("zap_pte_range").file
     'mm/memory.c'

@@ -8,7 +8,7 @@ from vmviz.conform.entries import leaves_of
 from vmviz.conform.replay import Replayer
 from vmviz.conform.scn import BASE, parse_scn
 from vmviz.kernel.arch.x86 import _PAGE_DIRTY, _PAGE_PCD, pte_pfn
-from vmviz.kernel.mm.frames import PG_DIRTY
+from vmviz.kernel.mm.frames import PG_ACTIVE, PG_DIRTY, PG_REFERENCED
 
 
 def replayed(text: str) -> tuple[Replayer, list[dict[str, object]]]:
@@ -72,3 +72,33 @@ def test_memory_type_of_frames_that_are_reserved_write_back(ops: str, uncached: 
     player, _ = replayed(ops)
     values = leaves_of(player.machine, BASE, BASE + (4 << 12)).values()
     assert [int(bool(value & _PAGE_PCD)) for value in values] == uncached
+
+
+@pytest.mark.parametrize(
+    ("ops", "result"),
+    [
+        # What lies between the new break and the old one goes, whether the heap still reaches up to it or not.
+        ("brkbase B; brk B+8p; munmap B+4p 4p; brk B+2p", {"ret": hex(BASE + (2 << 12))}),
+        ("brkbase B; brk B+8p; munmap B+2p 6p; brk B+1p", {"ret": hex(BASE + (1 << 12))}),
+        # The place is judged before the type of the mapping.
+        ("mmap B 1p rw- private,anon; mmap B 1p rw- validate,anon,noreplace", {"ret": -1, "errno": "EEXIST"}),
+        ("mmap B 1p rw- validate,anon", {"ret": -1, "errno": "EINVAL"}),
+    ],
+)
+def test_what_the_last_call_returns(ops: str, result: dict[str, object]) -> None:
+    assert replayed(ops)[1][-1] == result
+
+
+@pytest.mark.parametrize(
+    ("ops", "flags"),
+    [
+        # mlock uses each page once; a locked page is still unevictable when its unmapping uses it again.
+        ("mmap B 4p r-- private,file:f,locked; munmap B 4p", PG_REFERENCED),
+        ("mmap B 4p r-- private,file:f,populate; munmap B 4p", PG_ACTIVE),
+    ],
+)
+def test_use_that_an_unmapped_page_is_known_for(ops: str, flags: int) -> None:
+    player, _ = replayed(f"memfd f 4p; {ops}; mmap B 4p r-- private,file:f; read B 4p")
+    frames = player.machine.sys.frames
+    for value in leaves_of(player.machine, *player.window).values():
+        assert frames.flags.flat[pte_pfn(value)] & (PG_REFERENCED | PG_ACTIVE) == flags

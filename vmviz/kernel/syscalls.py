@@ -30,8 +30,6 @@ from .mm.flags import (
     MAP_HUGETLB,
     MAP_NONBLOCK,
     MAP_POPULATE,
-    MAP_SHARED_VALIDATE,
-    MAP_TYPE,
     O_RDONLY,
     O_RDWR,
     VM_HUGETLB,
@@ -98,8 +96,6 @@ class Syscalls(FileCalls):
                 if not offset & 4095:
                     backing = self._hugetlb_file_setup(length)
                 held = self._hold_huge_files(addr, length) if flags & MAP_FIXED else []
-            elif flags & MAP_TYPE == MAP_SHARED_VALIDATE:
-                raise KernelError("EINVAL", "mmap", "MAP_SHARED_VALIDATE needs a file")
             address = do_mmap(self.mm, addr, length, prot, flags, backing, offset, self._shared_anonymous)
             locked = (flags | self.mm.field("def_flags")) & VM_LOCKED  # MAP_LOCKED has its value
             if locked or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE:

@@ -41,9 +41,9 @@ def do_brk(mm: Mm, brk: int) -> int:
         if brk < start or brk > mm.task_size or brk - start > rlimit(mm, "data"):
             raise KernelError("ENOMEM", "brk", "the break would leave its limits")
         if new_end < old_end:
-            here = mm.find_vma(old_end - 4096)
+            here = mm.find_vma(new_end)  # any VMA in what is given back will do, the heap's own or not
             if here is None or here.start >= old_end:
-                raise KernelError("ENOMEM", "brk", "no heap ends at the old break")
+                raise KernelError("ENOMEM", "brk", "nothing is mapped between the new break and the old one")
             do_munmap(mm, new_end, old_end - new_end)
         elif new_end > old_end:
             _grow(mm, old_end, new_end)

@@ -87,6 +87,10 @@ def fault_missing(mm: Mm, start: int, end: int, write: bool) -> tuple[str, int]:
     return "", end
 
 
+_USES = 3
+"""After so many uses in a row a page changes no more: referenced, active, both."""
+
+
 def touch_pages(mm: Mm, start: int, end: int) -> None:
     """Pages that were found count as used (FOLL_TOUCH, `follow_page_pte`).  Simplified: the zero page does
     not.
@@ -99,13 +103,16 @@ def touch_pages(mm: Mm, start: int, end: int) -> None:
         )
         pfns = pfns_of(entries[where])
         known = pfns < mm.sys.frames.nr_frames
-        if mm.sys.frames.compound_mapcount.data:  # parts of a compound page: its head is used, once is enough
-            pfns[known] = mm.sys.frames.heads(pfns[known])
-            first = np.zeros(len(pfns), bool)
-            first[np.unique(pfns, return_index=True)[1]] = True
-            known &= first
-        addresses = (where[known].astype(np.uint64) << np.uint64(12)) + np.uint64(address)
-        mark_page_accessed(mm.sys, pfns[known], addresses)
+        addresses = (where.astype(np.uint64) << np.uint64(12)) + np.uint64(address)
+        pfns, addresses = pfns[known], addresses[known]
+        if mm.sys.frames.compound_mapcount.data:  # each part of a compound page is a use of its head
+            pfns = mm.sys.frames.heads(pfns)
+            for _ in range(_USES):
+                first = np.sort(np.unique(pfns, return_index=True)[1])
+                mark_page_accessed(mm.sys, pfns[first], addresses[first])
+                pfns, addresses = np.delete(pfns, first), np.delete(addresses, first)
+        else:
+            mark_page_accessed(mm.sys, pfns, addresses)
 
 
 def _wanting(mm: Mm, address: int, n: int, write: bool) -> tuple[int, int]:

@@ -38,6 +38,7 @@ class MmuGather:
         self.cleared = 0
         self.unknown = 0
         self.seq_read = False  # whether the VMA that is being unmapped is VM_SEQ_READ
+        self.locked = False  # whether it locks its pages: each is unlocked only after its use is noted
 
     def note(self, start: int, end: int) -> None:
         """Present entries of ``[start, end)`` were cleared (`tlb_remove_tlb_entry`)."""

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from .mm_types import System
 
 
-def accessed(flags: NDArray[Any]) -> NDArray[Any]:
+def accessed(flags: NDArray[Any], *, unevictable: bool = False) -> NDArray[Any]:
     """Page flags after one more use of each page (`folio_mark_accessed`).
 
     The first use marks a page as referenced, the second makes it active and forgets the mark.  An unevictable
-    page keeps the mark; a page on no list (a driver's own) only loses it.
+    page keeps the mark; a page on no list (a driver's own) only loses it.  ``unevictable``: they all count as
+    such, whatever their flags say.
 
     >>> one = np.array([PG_LRU], np.uint32)
     >>> [accessed(one).tolist() == [PG_LRU | PG_REFERENCED],
@@ -26,7 +27,7 @@ def accessed(flags: NDArray[Any]) -> NDArray[Any]:
     [True, True]
     """
     again = flags & PG_REFERENCED != 0
-    rises = again & (flags & (PG_ACTIVE | PG_UNEVICTABLE) == 0)
+    rises = again & (flags & (PG_ACTIVE | PG_UNEVICTABLE) == 0) & (not unevictable)
     up = np.where(flags & PG_LRU != 0, PG_ACTIVE, 0).astype(flags.dtype)
     risen = (flags | up) & ~np.uint32(PG_REFERENCED)
     return np.where(rises, risen, flags | np.uint32(PG_REFERENCED)).astype(flags.dtype)

@@ -27,7 +27,7 @@ from ..flags import VM_HUGETLB, VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SEQ_READ
 from ..frames import PG_DIRTY
 from ..huge_memory import split_partial, zap_huge_pmd
 from ..hugetlb import unmap_hugepage_range
-from ..mlock_pages import munlock_before_zap
+from ..mlock_pages import locks_pages, munlock_before_zap
 from ..mm_types import Mm
 from ..mmu_gather import MmuGather
 from ..pgtable import TableArena
@@ -229,7 +229,7 @@ def unmap_page_range(
         # an odd range with equal offsets at both ends leaves its last, partial page alone.
         start, end = start & -4096, end & -4096
     munlock_before_zap(mm, vma, start, end, even_cows)
-    gather.seq_read = vma.vm_flags & VM_SEQ_READ != 0
+    gather.seq_read, gather.locked = vma.vm_flags & VM_SEQ_READ != 0, locks_pages(vma)
     for slot, haddr in split_partial(mm, vma, start, end):
         cleared += zap_huge_pmd(mm, vma, slot, haddr, gather)
     for slot, n, address, cuts in mm.sys.arena.runs(mm.pgd, start, end):
@@ -348,7 +348,8 @@ def _zap_run(
             flags = frames.flags.array[pfns]
             new = np.where(values & np.uint64(_PAGE_DIRTY) != 0, flags | PG_DIRTY, flags)
             if not gather.seq_read:
-                new = np.where(values & np.uint64(_PAGE_ACCESSED) != 0, accessed(new), new)
+                used = accessed(new, unevictable=gather.locked)
+                new = np.where(values & np.uint64(_PAGE_ACCESSED) != 0, used, new)
             if (new != flags).any():
                 lanes.append(SetLane(frames.flags, pfns, flags, new))
     start = address + (lo << 12)

@@ -200,6 +200,8 @@ def run_forwards_and_back(chunk: int, rnd: random.Random, steps: int, longest: i
 
     def put(start: int, vma: Vma | None) -> None:
         log.append((start, s.get(start), vma))
+        if rnd.random() < 0.5:
+            s.around(start, start + 1)  # what it finds helps the put
         s.put(start, vma)
         if vma is None:
             model.pop(start, None)

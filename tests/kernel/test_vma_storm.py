@@ -122,6 +122,11 @@ def storm(seed: int) -> Machine:
                 )
             elif choice < 0.5:
                 m.mmap(0, size, prot, "shared", dice.choice((-1, shared)))
+            elif choice < 0.55:  # a hole inside a VMA, which is then filled: three become one
+                vma = dice.choice([*m.mm.vmas, Vma(base, base + PAGE, 0)])
+                if vma.start >= base and vma.nr_pages > 2:
+                    m.munmap(vma.start + PAGE, PAGE)
+                    m.mmap(vma.start + PAGE, PAGE, vma.vm_flags & 7, ANON)
             elif choice < 0.65:
                 m.munmap(at, size)
             elif choice < 0.85:

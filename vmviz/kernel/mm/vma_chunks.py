@@ -57,11 +57,16 @@ class VmaChunks(GapMaxima):
             if vma is not None:
                 self._first(vma)
             return
-        c = bisect_right(self._low, start) - 1
-        if c < 0:  # noqa: PLR1730 - max is slower here
-            c = 0
-        starts = self._starts[c]
-        i = bisect_left(starts, start)
+        if self._spot == start:
+            c, i = self._spot_at
+            starts = self._starts[c]
+        else:
+            c = bisect_right(self._low, start) - 1
+            if c < 0:  # noqa: PLR1730 - max is slower here
+                c = 0
+            starts = self._starts[c]
+            i = bisect_left(starts, start)
+        self._spot = -1
         here = i < len(starts) and starts[i] == start
         if vma is None:
             if here:

@@ -33,6 +33,10 @@ class GapMaxima:
         self._max: list[int] = []  # the largest of _gaps[c], or STALE
         self._block: list[int] = []  # the largest of a block of _max, or STALE
 
+        # Where a VMA that starts at _spot stands or would stand: what was looked up last, until the next put.
+        self._spot = -1
+        self._spot_at = (0, 0)
+
     def find_gap_topdown(self, length: int, low: int, high: int, guard_gap: int = 0) -> int | None:
         """The highest address of ``length`` > 0 free bytes inside ``[low, high)``, or None.
 
@@ -69,6 +73,8 @@ class GapMaxima:
                     top = start if start < high else high
                     if top - floor >= length:
                         if not guard_gap or not self._vmas[c][i].vm_flags & VM_GROWSDOWN:
+                            if i:
+                                self._spot, self._spot_at = top - length, (c, i)
                             return top - length
                         foot = start - guard_gap
                         if foot >= top:

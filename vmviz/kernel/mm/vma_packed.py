@@ -26,77 +26,155 @@ from .vma import Vma
 from .vma_merge import expansion
 
 
-class PackedWrites(Packed):
-    """Plain writes with the kernel functions around them."""
+class PackedMmap(Packed):
+    """mmap_region of ``[start, start + size)``: ``new`` takes the place of ``below`` or ``above``, which it has grown
+    over, of both, or of nothing.
 
-    __slots__ = ("writes",)
+    The other numbers are what counters were before; ``committed`` is -1 where nothing is charged.
+    """
 
-    writes: list[Write]
+    __slots__ = (
+        *("above", "below", "committed", "map_count", "mm", "name", "new", "of_class"),
+        *("size", "start", "total_vm", "vm_flags"),
+    )
+
+    def __init__(
+        self,
+        mm: Mm,
+        start: int,
+        size: int,
+        vm_flags: int,
+        committed: int,
+        new: Vma,
+        below: Vma | None,
+        above: Vma | None,
+    ) -> None:
+        data = mm.counters.data
+        self.mm = mm
+        self.start = start
+        self.size = size
+        self.vm_flags = vm_flags
+        self.committed = committed
+        self.new = new
+        self.below = below
+        self.above = above
+        self.map_count = data["map_count"]
+        self.total_vm = data["total_vm"]
+        self.name = name = stat_class(vm_flags)
+        self.of_class = data[name] if name else 0
+        n = 5 + (below is not None) + 2 * (above is not None)
+        self.nr_records = n + (committed >= 0) + (name != "")
+
+    @property
+    def _joined(self) -> int:
+        """What is added to map_count."""
+        return (self.below is None) - (self.above is not None)
 
     def redo(self) -> None:
         """Do all writes again."""
-        for store, key, _, new in self.writes:
-            store.put(key, new)
+        mm, new, above, pages = self.mm, self.new, self.above, self.size >> 12
+        if self.committed >= 0:
+            mm.sys.commit.data["committed"] = self.committed + pages
+        if above is not None:
+            mm.vmas.put(above.start, None)
+        mm.vmas.put(new.start, new)
+        data = mm.counters.data
+        data["map_count"] = self.map_count + self._joined
+        data["total_vm"] = self.total_vm + pages
+        if self.name:
+            data[self.name] = self.of_class + pages
 
     def undo(self) -> None:
         """Take all writes back."""
-        for store, key, old, _ in reversed(self.writes):
-            store.put(key, old)
-
-
-class PackedMmap(PackedWrites):
-    """mmap_region of ``[start, start + size)``: first ``charged`` writes (0 or 1), then the VMAs, at last statistics.
-
-    ``grown`` is how many writes it took a neighbour to grow; 0: the mapping is a VMA of its own.
-    """
-
-    __slots__ = ("charged", "flags", "grown", "size", "start")
-
-    def __init__(
-        self, writes: list[Write], start: int, size: int, flags: int, charged: int, grown: int
-    ) -> None:
-        self.writes = writes
-        self.start = start
-        self.size = size
-        self.flags = flags
-        self.charged = charged
-        self.grown = grown
-        self.nr_records = len(writes) + (4 if grown else 2)
+        mm, above = self.mm, self.above
+        mm.vmas.put(self.new.start, self.below)
+        if above is not None:
+            mm.vmas.put(above.start, above)
+        if self.committed >= 0:
+            mm.sys.commit.data["committed"] = self.committed
+        data = mm.counters.data
+        data["map_count"] = self.map_count
+        data["total_vm"] = self.total_vm
+        if self.name:
+            data[self.name] = self.of_class
 
     def unpack(self) -> list[Record]:
         """The records of `mmap_region`."""
-        fields = (("addr", self.start), ("len", self.size), ("vm_flags", self.flags))
-        told: list[Record] = [Enter("mmap_region", fields), *self.writes, Leave("mmap_region", self.start)]
-        if self.grown:
-            first = 1 + self.charged
-            vma = self.writes[self.charged + self.grown - 1][3]
-            told.insert(first + self.grown, Leave("vma_expand", 0))
-            told.insert(first, Enter("vma_expand", (("start", vma.start), ("end", vma.end))))
+        mm, new, below, above, pages = self.mm, self.new, self.below, self.above, self.size >> 12
+        fields = (("addr", self.start), ("len", self.size), ("vm_flags", self.vm_flags))
+        told: list[Record] = [Enter("mmap_region", fields)]
+        if self.committed >= 0:
+            told.append(_added(mm.sys.commit, "committed", self.committed, pages))
+        if below is None and above is None:
+            told += [(mm.vmas, new.start, None, new), _added(mm.counters, "map_count", self.map_count, 1)]
+        else:
+            told.append(Enter("vma_expand", (("start", new.start), ("end", new.end))))
+            if above is not None:
+                told.append((mm.vmas, above.start, above, None))
+                if below is not None:
+                    told.append(_added(mm.counters, "map_count", self.map_count, -1))
+            told += [(mm.vmas, new.start, below, new), Leave("vma_expand", 0)]
+        told.append(_added(mm.counters, "total_vm", self.total_vm, pages))
+        if self.name:
+            told.append(_added(mm.counters, self.name, self.of_class, pages))
+        told.append(Leave("mmap_region", self.start))
         return told
 
 
-class PackedMunmap(PackedWrites):
-    """do_mas_align_munmap of ``[start, end)``: ``gone`` VMAs and map_count, then what they counted for.
+class PackedMunmap(Packed):
+    """do_mas_align_munmap of ``vma``; ``floor`` and ``ceiling`` are those of free_pgtables.
 
-    ``floor`` and ``ceiling`` are those of free_pgtables.
+    The other numbers are what counters were before; ``committed`` is -1 where nothing was charged.
     """
 
-    __slots__ = ("ceiling", "end", "floor", "start")
+    __slots__ = ("ceiling", "committed", "floor", "map_count", "mm", "name", "of_class", "total_vm", "vma")
 
-    def __init__(self, writes: list[Write], start: int, end: int, floor: int, ceiling: int) -> None:
-        self.writes = writes
-        self.start = start
-        self.end = end
+    def __init__(self, mm: Mm, vma: Vma, floor: int, ceiling: int) -> None:
+        data = mm.counters.data
+        self.mm = mm
+        self.vma = vma
         self.floor = floor
         self.ceiling = ceiling
-        self.nr_records = len(writes) + 10
+        self.committed = mm.sys.commit.data["committed"] if vma.vm_flags & VM_ACCOUNT else -1
+        self.map_count = data["map_count"]
+        self.total_vm = data["total_vm"]
+        self.name = name = stat_class(vma.vm_flags)
+        self.of_class = data[name] if name else 0
+        self.nr_records = 13 + (self.committed >= 0) + (name != "")
+
+    def redo(self) -> None:
+        """Do all writes again."""
+        mm, vma = self.mm, self.vma
+        pages = (vma.end - vma.start) >> 12
+        mm.vmas.put(vma.start, None)
+        data = mm.counters.data
+        data["map_count"] = self.map_count - 1
+        data["total_vm"] = self.total_vm - pages
+        if self.name:
+            data[self.name] = self.of_class - pages
+        if self.committed >= 0:
+            mm.sys.commit.data["committed"] = self.committed - pages
+
+    def undo(self) -> None:
+        """Take all writes back."""
+        mm, vma = self.mm, self.vma
+        mm.vmas.put(vma.start, vma)
+        data = mm.counters.data
+        data["map_count"] = self.map_count
+        data["total_vm"] = self.total_vm
+        if self.name:
+            data[self.name] = self.of_class
+        if self.committed >= 0:
+            mm.sys.commit.data["committed"] = self.committed
 
     def unpack(self) -> list[Record]:
         """The records of `do_munmap`."""
-        span = (("start", self.start), ("end", self.end))
-        return [
+        mm, vma = self.mm, self.vma
+        span = (("start", vma.start), ("end", vma.end))
+        told: list[Record] = [
             Enter("do_mas_align_munmap", span),
-            *self.writes[:2],
+            (mm.vmas, vma.start, vma, None),
+            _added(mm.counters, "map_count", self.map_count, -1),
             Enter("unmap_region", span),
             Enter("unmap_page_range", span),
             Leave("unmap_page_range", None),
@@ -105,9 +183,18 @@ class PackedMunmap(PackedWrites):
             Enter("tlb_finish_mmu", ()),
             Leave("tlb_finish_mmu", None),
             Leave("unmap_region", None),
-            *self.writes[2:],
-            Leave("do_mas_align_munmap", 0),
+            _added(mm.counters, "total_vm", self.total_vm, -vma.nr_pages),
         ]
+        if self.name:
+            told.append(_added(mm.counters, self.name, self.of_class, -vma.nr_pages))
+        if self.committed >= 0:
+            told.append(_added(mm.sys.commit, "committed", self.committed, -vma.nr_pages))
+        told.append(Leave("do_mas_align_munmap", 0))
+        return told
+
+
+def _added(counters: Counters, name: str, old: int, delta: int) -> Write:
+    return counters, name, old, old + delta
 
 
 def mapped(mm: Mm, addr: int, size: int, vm_flags: int, pgoff: int) -> bool:
@@ -118,35 +205,22 @@ def mapped(mm: Mm, addr: int, size: int, vm_flags: int, pgoff: int) -> bool:
     below, there, above = mm.vmas.around(addr, addr + size)
     if there or not may_expand_vm(mm, vm_flags, pages):
         return False
-    writes: list[Write] = []
-    flags = vm_flags
+    flags, committed = vm_flags, -1
     if accountable_mapping(vm_flags):
         if commit_refusal(mm, pages):
             return False
         flags |= VM_ACCOUNT
-        commit = mm.sys.commit
-        committed = commit.data["committed"]
-        writes.append((commit, "committed", committed, committed + pages))
-    charged = len(writes)
-    vmas, counters = mm.vmas, mm.counters
+        committed = mm.sys.commit.data["committed"]
     grown = expansion(mm, addr, addr + size, flags, 0, pgoff, below, above)
     if grown is None:
-        vma = Vma(addr, addr + size, flags | VM_SOFTDIRTY, pgoff, vm_get_page_prot(flags))
-        writes.append((vmas, addr, None, vma))
-        writes.append(_added(counters, "map_count", 1))
-        length = 0
+        new, below, above = (
+            Vma(addr, addr + size, flags | VM_SOFTDIRTY, pgoff, vm_get_page_prot(flags)),
+            None,
+            None,
+        )
     else:
         new, below, above = grown
-        if above is not None:
-            writes.append((vmas, above.start, above, None))
-            if below is not None:
-                writes.append(_added(counters, "map_count", -1))
-        writes.append((vmas, new.start, below, new))
-        length = len(writes) - charged
-    writes.append(_added(counters, "total_vm", pages))
-    if name := stat_class(flags):
-        writes.append(_added(counters, name, pages))
-    mm.sys.journal.perform(PackedMmap(writes, addr, size, vm_flags, charged, length))
+    mm.sys.journal.perform(PackedMmap(mm, addr, size, vm_flags, committed, new, below, above))
     return True
 
 
@@ -164,20 +238,5 @@ def unmapped(mm: Mm, vma: Vma, before: Vma | None, after: Vma | None) -> bool:
     arena = mm.sys.arena
     if arena.frees_tables(floor, ceiling) or not arena.is_clear(mm.pgd, vma.start, vma.end):
         return False
-    counters, pages = mm.counters, (vma.end - vma.start) >> 12
-    writes: list[Write] = [
-        (mm.vmas, vma.start, vma, None),
-        _added(counters, "map_count", -1),
-        _added(counters, "total_vm", -pages),
-    ]
-    if name := stat_class(vma.vm_flags):
-        writes.append(_added(counters, name, -pages))
-    if vma.vm_flags & VM_ACCOUNT:
-        writes.append(_added(mm.sys.commit, "committed", -pages))
-    mm.sys.journal.perform(PackedMunmap(writes, vma.start, vma.end, floor, ceiling))
+    mm.sys.journal.perform(PackedMunmap(mm, vma, floor, ceiling))
     return True
-
-
-def _added(counters: Counters, name: str, delta: int) -> Write:
-    old = counters.data[name]
-    return counters, name, old, old + delta

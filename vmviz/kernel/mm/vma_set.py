@@ -91,17 +91,20 @@ class VmaSet(VmaChunks):
         True
         """
         low = self._low
-        c = bisect_right(low, start) - 1
-        if c < 0:
-            if not low:
-                return None, [], None
-            c = i = 0
-            vmas = self._vmas[0]
-        else:
+        if self._spot == start:
+            c, i = self._spot_at
             vmas = self._vmas[c]
-            i = bisect_right(self._starts[c], start)
-            if vmas[i - 1].end > start:
-                i -= 1
+        else:
+            c = bisect_right(low, start) - 1
+            if c < 0:
+                if not low:
+                    return None, [], None
+                c = 0
+            vmas = self._vmas[c]
+            i = bisect_left(self._starts[c], start)
+            self._spot, self._spot_at = start, (c, i)
+        if i and vmas[i - 1].end > start:
+            i -= 1
         before = vmas[i - 1] if i else self._vmas[c - 1][-1] if c else None
         found: list[Vma] = []
         while True:

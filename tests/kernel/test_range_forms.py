@@ -13,11 +13,14 @@ from hypothesis import given, settings
 from vmviz.kernel import KernelError, Machine, SignalRaised
 from vmviz.kernel.mm.flags import (
     MADV_DONTNEED,
+    MADV_DONTNEED_LOCKED,
+    MADV_POPULATE_READ,
     MADV_POPULATE_WRITE,
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_PRIVATE,
     MAP_SHARED,
+    MLOCK_ONFAULT,
     MREMAP_FIXED,
     MREMAP_MAYMOVE,
 )
@@ -216,3 +219,62 @@ def test_the_shape_of_large_operations() -> None:
     zaps = [r for r in m.journal.records[start:] if isinstance(r, Bulk) and r.func == "zap_pte_range"]
     assert [r.n for r in zaps] == [32 * 512]
     assert verify(m) == []
+
+
+OPS = ("read", "write", "protect", "drop", "store")
+SPANS = st.lists(
+    st.tuples(st.sampled_from(OPS), st.integers(0, 1700), st.integers(1, 1700)),
+    min_size=1, max_size=5,
+)  # fmt: skip
+
+
+def several_tables(ram: int = 16 << 20) -> tuple[Machine, int]:
+    m = Machine(ram=ram, vdso=False)
+    at = m.mmap(0x1000_0000_0000 - (300 << 12), 1700 << 12, "rw", "private")
+    m.seal()
+    return m, at
+
+
+@settings(max_examples=12, deadline=None)
+@given(steps=SPANS, locked=st.booleans())
+def test_ranges_of_several_tables(steps: list[tuple[str, int, int]], locked: bool) -> None:
+    (ranged, at), (single, _) = several_tables(), several_tables()
+    if locked:
+        for m in (ranged, single):
+            m.mlock2(at, 1700 << 12, MLOCK_ONFAULT)
+    advices = {"read": MADV_POPULATE_READ, "write": MADV_POPULATE_WRITE, "drop": MADV_DONTNEED_LOCKED}
+    for what, first, count in steps:
+        n, start = min(count, 1700 - first), at + (first << 12)
+        if n < 1:
+            continue
+        for m, size in ((ranged, n), (single, 1)):
+            for begin in range(start, start + (n << 12), size << 12):
+                if what == "protect":
+                    m.mprotect(begin, size << 12, "r")
+                    m.mprotect(begin, size << 12, "rw")
+                elif what == "store":
+                    m.store(begin, ((size - 1) << 12) + 1, 1)
+                else:
+                    m.madvise(begin, size << 12, advices[what])
+    assert list(leaves(ranged.mm)) == list(leaves(single.mm))
+    assert ranged.mm.counters.data == single.mm.counters.data
+    for column in ("refcount", "mapcount", "flags", "mapping", "index", "content", "states", "mlock_count"):
+        one, other = (getattr(m.frames, column) for m in (ranged, single))
+        assert one.array.tolist() == other.array.tolist(), column
+    assert verify(ranged) == verify(single) == []
+    end = ranged.digest()
+    ranged.journal.seek((0, 0))
+    ranged.journal.seek(ranged.journal.end)
+    assert ranged.digest() == end
+
+
+def test_many_tables_are_made_as_one_record() -> None:
+    m, at = several_tables()
+    start = len(m.journal.records)
+    m.madvise(at, 1700 << 12, MADV_POPULATE_READ)
+    records = m.journal.records[start:]
+    bulks = [(r.func, r.n, len(r.cuts)) for r in records if isinstance(r, Bulk)]
+    assert bulks == [("set_pte_at", 300, 1), ("__pte_alloc", 3, 1), ("set_pte_at", 1400, 3)]
+    assert len(records) < 70
+    assert verify(m) == []
+    assert m.mm.counters.data["min_flt"] == 1700

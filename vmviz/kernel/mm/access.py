@@ -211,11 +211,12 @@ def _run(mm: Mm, vma: Vma, page: int, n: int, kind: str, at: int, mmu: bool) -> 
             f"{hidden} of the entries at {va:#x} cannot be observed from user space (VM_PFNMAP), so whether "
             "the access would fault is not known; a zap_vma_ptes makes them known to be empty"
         )
-    _fault(mm, vma, at, va, slot if huge < 0 else huge, n, kind == WRITE, first)
+    fault(mm, vma, at, va, slot if huge < 0 else huge, n, kind == WRITE, first)
     return 0
 
 
-def _fault(mm: Mm, vma: Vma, at: int, va: int, slot: int, n: int, write: bool, kind: int) -> None:
+def fault(mm: Mm, vma: Vma, at: int, va: int, slot: int, n: int, write: bool, kind: int = MISSING) -> None:
+    """A page fault at ``at`` that is served for ``n`` pages from ``va`` on; raises as `access` does."""
     j = mm.sys.journal
     code = (0x4 | (0x2 if write else 0)) | (0x1 if kind == PROTECTED else 0)
     j.enter("exc_page_fault", ("address", at), ("error_code", code), ("times", n))
@@ -272,6 +273,8 @@ def _served(mm: Mm, va: int, n: int) -> int:
     slot = mm.sys.arena.lookup(mm.pgd, va)
     if slot < 0:
         return 1
+    if (slot & mm.sys.arena.leaf_mask) + n > mm.sys.arena.leaf_mask + 1:  # several tables, all of them filled
+        return n
     present = mm.sys.arena.entries[slot : slot + n] & np.uint64(_PAGE_PRESENT | _PAGE_RW)
     alike = np.flatnonzero(present != present[0])
     return int(alike[0]) if len(alike) else n

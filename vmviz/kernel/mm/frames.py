@@ -225,10 +225,14 @@ class Frames:
 
         Raises `OutOfMemory` when fewer are free.
         """
+        return np.concatenate([np.arange(a, a + size) for a, size in self.alloc_runs(n)]) if n else _NONE
+
+    def alloc_runs(self, n: int) -> list[tuple[int, int]]:
+        """`alloc_range` as runs of neighbours: (first, how many)."""
         buddy = self.states.buddy
         if n > buddy.nr_free():
             raise OutOfMemory(f"{n} frames are wanted, {buddy.nr_free()} are free")
-        return np.concatenate([np.arange(a, a + size) for a, size in buddy.hand_out(n)]) if n else _NONE
+        return list(buddy.hand_out(n))
 
     def free_page(self, pfn: int) -> None:
         """Give a frame back to the buddy allocator (`free_unref_page`)."""

@@ -9,9 +9,10 @@ import numpy as np
 from ..arch.x86 import _PAGE_ACCESSED, _PAGE_DIRTY, _PAGE_PRESENT, _PAGE_RW, _PAGE_SOFT_DIRTY, _PAGE_SPECIAL
 from ..errors import SignalRaised, UnknownContentsError
 from ..trace.bulk import Bulk, SetLane
-from .access import READ, WRITE, access
+from .access import READ, WRITE, access, fault
 from .flags import VM_ACCESS_FLAGS, VM_IO, VM_LOCKONFAULT, VM_PFNMAP, VM_SHARED, VM_WRITE
 from .frames import PG_DIRTY
+from .memory.fault import missing_tables
 from .memory.normal_page import pfns_of
 from .page_alloc import OutOfMemory
 from .pgtable import NO_DEPOSIT
@@ -69,6 +70,12 @@ def fault_missing(mm: Mm, start: int, end: int, write: bool) -> tuple[str, int]:
     """The faults of `faultin_page_range` alone: an errno or "", and the address up to which pages were had."""
     at = start
     while at < end:
+        vma = mm.vma_at(at)
+        many = missing_tables(mm, vma, at, end, write) if vma is not None and _may(vma, write) else 0
+        if vma is not None and many:
+            fault(mm, vma, at, at, -1, many, write)
+            at += many << 12
+            continue
         stop = min(end, (at | ((1 << 21) - 1)) + 1)
         first, n = _wanting(mm, at, (stop - at) >> 12, write)
         if n:
@@ -87,6 +94,11 @@ def fault_missing(mm: Mm, start: int, end: int, write: bool) -> tuple[str, int]:
     return "", end
 
 
+def _may(vma: Vma, write: bool) -> bool:
+    """Whether the access is allowed in the VMA."""
+    return bool(vma.vm_flags & (VM_WRITE if write else VM_ACCESS_FLAGS))
+
+
 _USES = 3
 """After so many uses in a row a page changes no more: referenced, active, both."""
 
@@ -95,18 +107,23 @@ def touch_pages(mm: Mm, start: int, end: int) -> None:
     """Pages that were found count as used (FOLL_TOUCH, `follow_page_pte`).  Simplified: the zero page does
     not.
     """
-    arena = mm.sys.arena
-    for slot, n, address in arena.segments(mm.pgd, start, end):
+    arena, frames = mm.sys.arena, mm.sys.frames
+    vma = mm.vma_at(start)
+    once = vma is not None and end <= vma.end and not frames.compound_mapcount.data  # no page comes up twice
+    at_once = ((slot, n, address) for slot, n, address, _ in arena.runs(mm.pgd, start, end))
+    for slot, n, address in at_once if once else arena.segments(mm.pgd, start, end):
         entries = arena.entries[slot : slot + n]
+        if np.bitwise_and.reduce(entries) & np.uint64(_PAGE_SPECIAL):  # the zero page, or raw frames
+            continue
         where = np.flatnonzero(
             (entries & np.uint64(_PAGE_PRESENT | _PAGE_SPECIAL)) == np.uint64(_PAGE_PRESENT)
         )
         pfns = pfns_of(entries[where])
-        known = pfns < mm.sys.frames.nr_frames
+        known = pfns < frames.nr_frames
         addresses = (where.astype(np.uint64) << np.uint64(12)) + np.uint64(address)
         pfns, addresses = pfns[known], addresses[known]
-        if mm.sys.frames.compound_mapcount.data:  # each part of a compound page is a use of its head
-            pfns = mm.sys.frames.heads(pfns)
+        if frames.compound_mapcount.data:  # each part of a compound page is a use of its head
+            pfns = frames.heads(pfns)
             for _ in range(_USES):
                 first = np.sort(np.unique(pfns, return_index=True)[1])
                 mark_page_accessed(mm.sys, pfns[first], addresses[first])

@@ -159,6 +159,18 @@ class PageWalk:
             return -1
         return int(self.row_of.flat[(entry & PTE_PFN_MASK) >> 12]) - 1
 
+    def missing_children(self, pgd: int, start: int, end: int) -> int:
+        """For how many spans of a last-level table from that of ``start`` on, up to that before ``end``, there is
+        neither a table nor a huge leaf.  All lie under one parent.
+        """
+        shift, mask = self.upper[-1]
+        row = self._parent(pgd, start)
+        first, last = (start >> shift) & mask, ((end - 1) >> shift) & mask
+        if row < 0:
+            return last - first + 1
+        filled = self.rows[row, first : last + 1] != 0
+        return int(filled.argmax()) if filled.any() else last - first + 1
+
     def segments(self, pgd: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """The slots of ``[start, end)`` where tables exist: ``(slot, nr_entries, address)``, one per
         last-level table.

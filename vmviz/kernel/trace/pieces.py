@@ -7,7 +7,7 @@ slices they are written without an index array; as first values they need no cop
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Any
 from zlib import crc32
@@ -25,6 +25,26 @@ def index_of_runs(starts: list[int], sizes: list[int]) -> slice | Pieces:
     if len(starts) == 1:
         return slice(starts[0], starts[0] + sizes[0])
     return Pieces(starts, sizes)
+
+
+def index_of_cells(runs: Iterable[tuple[int, int]]) -> slice | NDArray[np.int64] | Pieces:
+    """Runs (first, how many) as the index that suits them, those joined that follow on each other.
+
+    >>> index_of_cells([(4, 2), (6, 1)]), index_of_cells([(4, 1), (9, 1)]).tolist()
+    (slice(4, 7, None), [4, 9])
+    """
+    starts: list[int] = []
+    sizes: list[int] = []
+    for first, n in runs:
+        if starts and starts[-1] + sizes[-1] == first:
+            sizes[-1] += n
+        else:
+            starts.append(first)
+            sizes.append(n)
+    if len(starts) == 1:
+        return slice(starts[0], starts[0] + sizes[0])
+    pieces = Pieces(starts, sizes)
+    return pieces if pieces.n >= LONG * len(starts) else pieces.cells()
 
 
 class Pieces:

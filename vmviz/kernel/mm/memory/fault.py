@@ -7,6 +7,7 @@ run of one page is a few plain writes; a longer one is a bulk record with lanes.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -20,7 +21,9 @@ from ...arch.x86 import (
     _PAGE_SPECIAL,
 )
 from ...errors import CallerBugError
-from ...trace.bulk import Bulk, CountLane, Lane, SetLane
+from ...trace.bulk import Bulk, CountLane, Lane, SetLane, part
+from ...trace.pieces import Lines, Pieces, index_of_cells
+from ...trace.store import Index, cells_of, index_of
 from ..flags import VM_HUGETLB, VM_WRITE
 from ..frames import (
     PG_ANON,
@@ -32,7 +35,7 @@ from ..frames import (
     Frames,
 )
 from ..huge_memory import FAULT_FALLBACK, do_huge_pmd_anonymous_page, hugepage_vma_check
-from ..mlock_pages import mlock_vma_pages
+from ..mlock_pages import locks_pages, mlock_vma_pages
 from ..page_alloc import ANON, OutOfMemory
 from ..rmap import anon_vma_prepare
 from .normal_page import device_lanes
@@ -105,6 +108,10 @@ def do_anonymous_page(mm: Mm, vma: Vma, address: int, n: int, write: bool) -> in
     j = mm.sys.journal
     j.enter("do_anonymous_page", ("address", address), ("nr_pages", n), ("write", write))
     try:
+        if (address >> 12 & mm.sys.arena.leaf_mask) + n > mm.sys.arena.leaf_mask + 1:
+            map_tables(mm, vma, address, n, write)
+            j.leave("do_anonymous_page", 0)
+            return 0
         slot = mm.sys.arena.ensure(mm.pgd, address, mm.counters)
         if write:
             vma = anon_vma_prepare(mm, vma)
@@ -118,22 +125,81 @@ def do_anonymous_page(mm: Mm, vma: Vma, address: int, n: int, write: bool) -> in
     return 0
 
 
-def _map_zero(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> None:
+def _map_zero(mm: Mm, vma: Vma, address: int, slot: int, n: int, cuts: tuple[int, ...] = (0,)) -> None:
     entry = (ZERO_PFN << 12) | vma.page_prot | _PAGE_SPECIAL
     if n == 1:
         mm.sys.journal.write(mm.sys.arena, slot, entry)
         return
     lane = SetLane(mm.sys.arena, slice(slot, slot + n), 0, entry)
-    mm.sys.journal.bulk(Bulk("set_pte_at", n, (lane,), address=address))
+    mm.sys.journal.bulk(Bulk("set_pte_at", n, (lane,), address=address, cuts=cuts))
 
 
-def _anon_entry(vma: Vma) -> int:
+def missing_tables(mm: Mm, vma: Vma, address: int, end: int, write: bool) -> int:
+    """How many pages from ``address`` on a fault of many can be for: those for which there is no table, under one
+    parent, as far as ``end``, the VMA and the free frames go.  0 where not even two tables are to be made.
+
+    Only for anonymous memory of which huge pages are not to be had; others are served table by table.
+    """
+    arena = mm.sys.arena
+    if vma.ops or mm.unknown.data or hugepage_vma_check(mm, vma, in_pf=True):
+        return 0
+    shift, mask = arena.upper[-1]
+    span = 1 << shift
+    stop = min(end, vma.end, (address & -(span * (mask + 1))) + span * (mask + 1))
+    tables = arena.missing_children(mm.pgd, address, stop)
+    n = min(stop, (address & -span) + tables * span) - address >> 12
+    frames = tables + len(arena.upper) + (n if write else 0)
+    return n if tables > 1 and mm.sys.frames.states.buddy.nr_free() >= frames else 0
+
+
+def map_tables(mm: Mm, vma: Vma, address: int, n: int, write: bool) -> None:
+    """Missing pages of several tables at once (see `missing_tables`): frames go to tables and pages in the order of
+    single faults.
+    """
+    arena, frames = mm.sys.arena, mm.sys.frames
+    parent = arena.ensure(mm.pgd, address, mm.counters, leaf=False)
+    if write:
+        vma = anon_vma_prepare(mm, vma)
+    shift = arena.upper[-1][0]
+    end = address + (n << 12)
+    bases = [address, *range((address & -(1 << shift)) + (1 << shift), end, 1 << shift)]
+    runs = frames.alloc_runs(len(bases) + (n if write else 0))[::-1]
+    tables: list[int] = []
+    pages: list[tuple[int, int]] = []
+    for base, stop in pairwise((*bases, end)):
+        tables.append(_next_runs(runs, 1)[0][0])
+        if write:
+            pages += _next_runs(runs, (stop - base) >> 12)
+    slots = np.arange(parent, parent + len(bases))
+    arena.hang_tables(slots, np.array(tables, np.int64), np.array(bases, np.uint64), mm.counters)
+    for slot, count, at, cuts in arena.runs(mm.pgd, address, end):
+        if write:
+            done = (at - address) >> 12
+            map_new_pages(mm, vma, at, slot, count, part(index_of_cells(pages), done, done + count), cuts)
+        else:
+            _map_zero(mm, vma, at, slot, count, cuts)
+
+
+def _next_runs(runs: list[tuple[int, int]], n: int) -> list[tuple[int, int]]:
+    """The next ``n`` frames of runs of which the last comes first; they are taken from the list."""
+    out = []
+    while n:
+        first, size = runs.pop()
+        used = min(n, size)
+        out.append((first, used))
+        n -= used
+        if used < size:
+            runs.append((first + used, size - used))
+    return out
+
+
+def anon_entry(vma: Vma) -> int:
     """The bits of a new anonymous page's entry: ``maybe_mkwrite(pte_mkdirty(mk_pte))``."""
     return vma.page_prot | ((MKDIRTY | _PAGE_RW) if vma.vm_flags & VM_WRITE else 0)
 
 
 def _map_anon(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> None:
-    frames, j, prot = mm.sys.frames, mm.sys.journal, _anon_entry(vma)
+    frames, j, prot = mm.sys.frames, mm.sys.journal, anon_entry(vma)
     index = vma.pgoff + ((address - vma.start) >> 12)
     if n == 1:
         pfn = frames.alloc_page(ANON, ANON_FLAGS, vma.anon_vma, index, 0, 1)
@@ -142,24 +208,38 @@ def _map_anon(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> None:
         mlock_vma_pages(mm, vma, [pfn])
         return
     n = min(n, max(1, frames.states.buddy.nr_free()))
-    pfns = frames.alloc_range(n)
+    map_new_pages(mm, vma, address, slot, n, index_of_cells(frames.alloc_runs(n)))
+
+
+def map_new_pages(
+    mm: Mm, vma: Vma, address: int, slot: int, n: int, pfns: Index, cuts: tuple[int, ...] = (0,)
+) -> None:
+    """Turn free frames into anonymous pages at ``n`` neighbouring entries, at ``cuts`` of the next table."""
+    frames = mm.sys.frames
+    index = vma.pgoff + ((address - vma.start) >> 12)
     lanes = [
         *alloc_lanes(frames, pfns, ANON, ANON_FLAGS, vma.anon_vma, index),
         CountLane(mm.counters, "anon", 1),
-        SetLane(mm.sys.arena, slice(slot, slot + n), 0, entries_of(pfns, prot)),
+        SetLane(mm.sys.arena, slice(slot, slot + n), 0, entries_of(pfns, anon_entry(vma))),
     ]
-    j.bulk(Bulk("alloc_zeroed_user_highpage_movable", n, tuple(lanes), address=address))
-    mlock_vma_pages(mm, vma, pfns)
+    record = Bulk("alloc_zeroed_user_highpage_movable", n, tuple(lanes), address=address, cuts=cuts)
+    mm.sys.journal.bulk(record)
+    if locks_pages(vma):
+        mlock_vma_pages(mm, vma, cells_of(pfns))
 
 
-def entries_of(pfns: NDArray[np.int64], prot: int) -> NDArray[np.uint64]:
+def entries_of(pfns: Index, prot: int) -> NDArray[np.uint64] | Lines:
     """Entries for frames, all with the same protection bits."""
+    if isinstance(pfns, slice):
+        return Lines(np.array([(pfns.start << 12) | prot], np.uint64), [pfns.stop - pfns.start])
+    if isinstance(pfns, Pieces):
+        return Lines((np.array(pfns.starts, np.uint64) << np.uint64(12)) | np.uint64(prot), pfns.sizes)
     return (pfns.astype(np.uint64) << np.uint64(12)) | np.uint64(prot)
 
 
 def alloc_lanes(
     frames: Frames,
-    pfns: NDArray[np.int64],
+    pfns: Index,
     state: int,
     flags: int,
     mapping: int,
@@ -168,9 +248,9 @@ def alloc_lanes(
     mapcount: int = 1,
 ) -> list[Lane]:
     """The lanes that turn free frames into pages with one reference each."""
-    first, n = int(pfns[0]), len(pfns)
-    where: Any = slice(first, first + n) if int(pfns[-1]) - first + 1 == n and _rising(pfns) else pfns
-    indexes = np.arange(index, index + n, dtype=np.uint64)
+    where = index_of(pfns) if isinstance(pfns, np.ndarray) else pfns
+    n = where.stop - where.start if isinstance(where, slice) else len(where)
+    indexes = Lines(np.array([index], np.uint64), [n], 1)
     return [
         SetLane(frames.refcount, where, 0, 1),
         SetLane(frames.mapcount, where, 0, mapcount),
@@ -180,10 +260,6 @@ def alloc_lanes(
         SetLane(frames.content, where, 0, contents),
         SetLane(frames.states, where, 0, state),
     ]
-
-
-def _rising(pfns: NDArray[np.int64]) -> bool:
-    return len(pfns) < 3 or bool((np.diff(pfns) == 1).all())
 
 
 def file_counter(frames: Frames, pfn: int) -> str:

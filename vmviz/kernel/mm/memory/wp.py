@@ -24,8 +24,8 @@ from ..swapfile import folio_free_swap, free_swap_cache
 from .fault import (
     ANON_FLAGS,
     MKDIRTY,
-    _anon_entry,
     alloc_lanes,
+    anon_entry,
     contents_of,
     entries_of,
     file_counter,
@@ -149,7 +149,7 @@ def _wp_copy_raw(mm: Mm, vma: Vma, address: int, slot: int, n: int) -> None:
     lanes: list[Lane] = [
         *alloc_lanes(frames, pfns, ANON, ANON_FLAGS, vma.anon_vma, index, contents),
         CountLane(mm.counters, "anon", 1),
-        SetLane(arena, slice(slot, slot + n), old, entries_of(pfns, _anon_entry(vma))),
+        SetLane(arena, slice(slot, slot + n), old, entries_of(pfns, anon_entry(vma))),
         *device_lanes(frames, pfns_of(old), -1),
     ]
     j.bulk(Bulk("wp_page_copy", n, tuple(lanes), address=address))
@@ -189,7 +189,7 @@ def _distinct(pfns: NDArray[np.int64]) -> bool:
 def _copy_entry(vma: Vma, old: Any, unshare: bool) -> Any:
     """The bits of a copy's entry: writable and dirty for a write; an unshared one stays as it was."""
     if not unshare:
-        return _anon_entry(vma)
+        return anon_entry(vma)
     return vma.page_prot | (old & _PAGE_SOFT_DIRTY)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,8 @@ def main(ctx: click.Context, theme: str | None, ascii_: bool | None) -> None:
     Without a command the app opens on the built-in story: `n` runs its next statement, `z` zaps a range of your own.
     """
     ctx.obj = {"theme": theme, "ascii": ascii_}
+    if ctx.invoked_subcommand in (None, "open"):
+        gc.disable()  # until the first frame: what is loaded stays, and there is much of it
     if ctx.invoked_subcommand is None:
         from .session.story import story_session
 

@@ -50,6 +50,7 @@ from vmviz.kernel.mm.flags import (
 from vmviz.kernel.mm.mm_types import Mm, stat_class
 from vmviz.kernel.mm.page_alloc import FREE, OTHER
 from vmviz.kernel.mm.vma import Vma
+from vmviz.kernel.mm.vma_chunks import VmaColumns
 from vmviz.kernel.processes import Task
 from vmviz.kernel.trace.journal import Journal
 from vmviz.live.check import problems
@@ -146,7 +147,8 @@ class ImportedMachine(Machine):
         vm_flags = complete_flags(image)
         with no_collection():
             poured = pour_vmas(image, pages, vm_flags, self.sys)
-            mm.vmas.fill(poured.vmas)
+            rows = image.vmas
+            mm.vmas.fill(poured.vmas, VmaColumns(rows.start, rows.end, vm_flags, poured.files))
         first = pages.first
         owner = pages.vma[first]
         mapping = (

@@ -244,7 +244,7 @@ def pour_frames(image: ProcessImage, pages: SortedPages, frames: Frames, mapping
         (ZERO_PFN, (ZERO, 1, 0, _ZERO_FLAGS, 0, 0, 0)),
     ):
         frames.put(pfn, column)
-    for pfn in np.unique(pages.number[pages.zero]).tolist():
+    for pfn in sorted(set(pages.number[pages.zero].tolist())):
         flags = _ZERO_FLAGS | (PG_HIDDEN if pages.hidden and pfn != ZERO_PFN else 0)
         frames.put(pfn, (ZERO, 1, 0, flags, 0, 0, 0))
     at, first, anon = pages.frames, pages.first, pages.anon

@@ -26,12 +26,16 @@ from vmviz.live.vm_ops import FILE_OPS, SHMEM_OPS, operations_of
 
 @attrs.frozen
 class PouredVmas:
-    """The VMAs in address order, and as columns what pages want to know: anon_vma, inode, offset in pages."""
+    """The VMAs in address order, and as columns what pages want to know: anon_vma, inode, offset in pages.
+
+    ``files`` are the ids of all files behind them (0: none).
+    """
 
     vmas: list[Vma]
     anon_vma: U64
     inode: U64
     pgoff: U64
+    files: frozenset[int]
 
 
 @attrs.frozen
@@ -73,7 +77,7 @@ def pour_vmas(image: ProcessImage, pages: SortedPages, vm_flags: U64, system: Sy
     columns = (starts, ends, flag, pgoff.tolist(), prot, file, anon_vma.tolist(), op, name, repeat(0), chains)
     vmas = list(map(Vma, *columns))
     inode = np.array([kind.inode for kind in kinds], np.uint64)[which]
-    return PouredVmas(vmas, anon_vma, inode, pgoff)
+    return PouredVmas(vmas, anon_vma, inode, pgoff, frozenset(files))
 
 
 def _kinds(

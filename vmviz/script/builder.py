@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 from lark import Token, Transformer_NonRecursive, v_args
@@ -43,21 +43,12 @@ from vmviz.script.values import (
     read_string,
 )
 
+if TYPE_CHECKING:
+    from vmviz.script.parser import Chunk
+
 _BLANKS = re.compile(r'("(?:[^"\\\n]|\\[^\n])*")|\s+')
 
 _T = TypeVar("_T")
-
-
-@attrs.frozen
-class Chunk:
-    """One statement's part of the text: ``code`` is as long as ``[start, end)`` with its comments blanked."""
-
-    start: int
-    end: int
-    code: str
-    text: str
-    comment: str
-    unclosed: int | None = None
 
 
 @v_args(meta=True)

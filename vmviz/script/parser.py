@@ -10,16 +10,17 @@ import re
 from collections.abc import Collection, Iterator
 from functools import cache
 from importlib import resources
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
-from lark import Lark, UnexpectedToken
-from lark.exceptions import UnexpectedInput, VisitError
 
-from vmviz.script.builder import Builder, Chunk
 from vmviz.script.errors import ScriptError, Source
 from vmviz.script.nodes import Call, Comment, Script, Statement, TraceLine, walk
 from vmviz.script.values import nearest
+
+if TYPE_CHECKING:
+    from lark import Lark
+    from lark.exceptions import UnexpectedInput
 
 MAX_DEPTH = 100
 """The deepest nesting of brackets and operators in one statement."""
@@ -73,6 +74,18 @@ _WORDS = {
     "$END": "the end of the statement",
 }
 """What a message calls the tokens, in the order in which it lists them; the other tokens are not listed."""
+
+
+@attrs.frozen
+class Chunk:
+    """One statement's part of the text: ``code`` is as long as ``[start, end)`` with its comments blanked."""
+
+    start: int
+    end: int
+    code: str
+    text: str
+    comment: str
+    unclosed: int | None = None
 
 
 def parse(text: str, *, filename: str = "<script>", known: Collection[str] | None = None) -> Script:
@@ -254,6 +267,8 @@ def _raise_too_deep(source: Source, offset: int) -> NoReturn:
 
 @cache
 def _grammar() -> Lark:
+    from lark import Lark  # a machine is opened in the app without it
+
     text = resources.files("vmviz.script").joinpath("grammar.lark").read_text(encoding="utf-8")
     return Lark(
         text,
@@ -266,6 +281,10 @@ def _grammar() -> Lark:
 
 
 def _parse_chunk(source: Source, chunk: Chunk, start: str, known: Collection[str] | None) -> Any:
+    from lark.exceptions import UnexpectedInput, VisitError
+
+    from vmviz.script.builder import Builder
+
     try:
         tree = _grammar().parse(chunk.code, start=start)
     except UnexpectedInput as error:
@@ -293,6 +312,8 @@ def _parse_chunk(source: Source, chunk: Chunk, start: str, known: Collection[str
 
 def _syntax_error(source: Source, chunk: Chunk, error: UnexpectedInput) -> ScriptError:
     """Say in words what the grammar says with tokens."""
+    from lark import UnexpectedToken
+
     at_end = isinstance(error, UnexpectedToken) and error.token.type == "$END"
     if at_end and chunk.unclosed is not None:
         bracket = source.text[chunk.unclosed]
@@ -317,6 +338,8 @@ def _syntax_error(source: Source, chunk: Chunk, error: UnexpectedInput) -> Scrip
 
 
 def _expected(error: UnexpectedInput) -> tuple[str, ...]:
+    from lark import UnexpectedToken
+
     try:
         state: Any = error.interactive_parser
         tokens: set[str] = set(state.accepts())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -106,6 +107,12 @@ class VmvizApp(Asking):
         self.show()
         if self.traces:
             self.action_conform()
+
+    def on_ready(self) -> None:
+        """The first frame is there: what was made for it stays, so collections need not look at it again."""
+        if not gc.isenabled():
+            gc.freeze()
+            gc.enable()
 
     def on_resize(self) -> None:
         """The terminal has another size."""
@@ -402,4 +409,5 @@ def run_app(
     traces: Sequence[Path] = (),
 ) -> None:
     """Open the app on a session, or on recordings to compare with, and wait for its end."""
+    gc.disable()
     VmvizApp(session, theme=theme, ascii_glyphs=ascii_glyphs, traces=traces).run()

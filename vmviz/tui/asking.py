@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..conform.command import find_traces
 from ..kernel.errors import VmvizError
 from ..script.errors import ScriptError
 from ..script.outcome import Outcome
@@ -19,7 +18,6 @@ from .layout import PANES
 from .linegrid import LineGrid
 from .saying import Saying
 from .screens.ask import ask_inside, ask_lost
-from .screens.conform import ConformScreen
 from .screens.find import FindScreen, find
 from .screens.text import BOX_MOST, TextScreen
 from .screens.zap import ZapForm
@@ -180,6 +178,9 @@ class Asking(Saying):
 
     def action_conform(self) -> None:
         """Compare the simulator with recordings of a real kernel."""
+        from ..conform.command import find_traces
+        from .screens.conform import ConformScreen
+
         if self.traces:
             self.push_screen(ConformScreen(self.traces))
             return

@@ -15,6 +15,7 @@ from ..session import Done, Player, Session
 from ..views.refusal import zap_statement
 from ..views.scene import Range, Scene
 from ..views.trail import Trail
+from ..views.vma_index import VmaIndex
 
 PAGE = 4096
 ZAPS = ("zap_vma_ptes", "zap_special_vma_range")
@@ -55,8 +56,8 @@ class Director:
 
     def _start_cursor(self) -> None:
         mm = self.session.machine.mm
-        first = next((v for v in mm.vmas if v.is_pfnmap), None) or next(iter(mm.vmas), None)
-        self.cursor = first.start if first is not None else 0
+        first = max(0, VmaIndex.of(mm).first_pfnmap)
+        self.cursor = mm.vmas.at(first).start if len(mm.vmas) else 0
 
     # -- the scene
 

@@ -6,6 +6,7 @@ there; the index of the VMAs holds until a record between then and now writes th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..kernel.arch.x86 import pmd_pfn
 from ..kernel.machine import Machine
+from ..kernel.mm.flags import VM_PFNMAP
 from ..kernel.mm.frames import DeviceRegion
 from ..kernel.mm.mm_types import Mm
 from ..kernel.mm.vma import Vma
@@ -70,22 +72,22 @@ class VmaIndex:
 
     ``row_of[i]`` is the row of VMA ``i``; a gap has a row of its own above the VMA that ends it,
     or at the end.  ``files`` are the ids of all files that a VMA maps, ``pfnmaps`` the number of VMAs that
-    are VM_PFNMAP.
+    are VM_PFNMAP, ``first_pfnmap`` the ordinal of the first of them (-1: none).
     """
 
     def __init__(self, mm: Mm) -> None:
         self.stamp = Stamp(mm.sys.journal)
         self.count = count = len(mm.vmas)
-        vmas = mm.vmas.items_slice(0, count)
+        starts, ends, vm_flags, files = _columns(mm)
         bounds = np.zeros(count + 1, np.uint64)
-        starts = np.fromiter((v.start for v in vmas), np.uint64, count)
-        bounds[1:] = np.fromiter((v.end for v in vmas), np.uint64, count)
+        bounds[1:] = ends
         self.row_of: NDArray[np.int64] = np.arange(count) + np.cumsum(starts > bounds[:-1])
         self.end = int(bounds[-1])
         self.tail_gap = self.end < mm.task_size
         self.rows = (int(self.row_of[-1]) + 1 if count else 0) + self.tail_gap
-        self.files = {v.file for v in vmas}
-        self.pfnmaps = sum(v.is_pfnmap for v in vmas)
+        self.files = set(files)
+        bare = np.flatnonzero(vm_flags & np.uint64(VM_PFNMAP))
+        self.pfnmaps, self.first_pfnmap = len(bare), int(bare[0]) if len(bare) else -1
 
     @staticmethod
     def of(mm: Mm) -> VmaIndex:
@@ -105,6 +107,23 @@ class VmaIndex:
         """Whether a row is a gap, and the ordinal of its VMA (of the one above the gap's end)."""
         i = int(np.searchsorted(self.row_of, row))
         return i == self.count or int(self.row_of[i]) != row, i
+
+
+def _columns(mm: Mm) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64], Iterable[int]]:
+    """Start, end and flags of all VMAs, and the ids of the files behind them.
+
+    An imported address space has them as columns, which hold before its first statement.
+    """
+    base = mm.vmas.base
+    if base is not None and mm.sys.journal.enabled and mm.sys.journal.position == (0, 0):
+        return base.start, base.end, base.vm_flags, base.files
+    vmas = mm.vmas.items_slice(0, len(mm.vmas))
+    return (
+        np.array([v.start for v in vmas], np.uint64),
+        np.array([v.end for v in vmas], np.uint64),
+        np.array([v.vm_flags for v in vmas], np.uint64),
+        {v.file for v in vmas},
+    )
 
 
 def _written(mm: Mm, stamp: Stamp) -> bool:

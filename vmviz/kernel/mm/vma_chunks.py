@@ -8,11 +8,24 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .vma import Vma
 from .vma_gaps import STALE, GapMaxima
 
 _FIXED = struct.Struct("<8Q3I")
+
+
+class VmaColumns(NamedTuple):
+    """VMAs in address order as columns, and the ids of the files behind them: of many, quicker to look through."""
+
+    start: NDArray[np.uint64]
+    end: NDArray[np.uint64]
+    vm_flags: NDArray[np.uint64]
+    files: frozenset[int]
 
 
 class VmaChunks(GapMaxima):
@@ -29,6 +42,7 @@ class VmaChunks(GapMaxima):
         self._found: Vma | None = None  # what `find_exact` found last; nothing was put since
         self._count: list[int] = []  # VMAs up to and including each chunk; empty when not known
         self._last = -1  # where the VMA begins that was inserted last
+        self.base: VmaColumns | None = None  # what was filled in at once; it holds where the journal begins
         for vma in vmas:
             self.put(vma.start, vma)
 
@@ -106,8 +120,10 @@ class VmaChunks(GapMaxima):
             self._cut(c, i)
         self._last = start
 
-    def fill(self, vmas: Sequence[Vma]) -> None:
+    def fill(self, vmas: Sequence[Vma], base: VmaColumns | None = None) -> None:
         """Take many VMAs, in address order, into an empty set at once: for a machine that is not sealed yet.
+
+        ``base`` is the same as columns.
 
         >>> s = VmaChunks("mm1.vmas"); s.fill([Vma(k << 12, (k + 1) << 12, 0x73) for k in range(1, 1000, 2)])
         >>> len(s), s.get(15 << 12) is not None, s.check()
@@ -127,7 +143,7 @@ class VmaChunks(GapMaxima):
             end = ends[-1]
         self._max = [STALE] * len(self._low)
         self._restart_blocks(0)
-        self._len, self._count = len(vmas), []
+        self._len, self._count, self.base = len(vmas), [], base
 
     def serial(self) -> bytes:
         """All VMAs in address order: eight 64-bit numbers, three of 32 bits, and the two texts as UTF-8."""

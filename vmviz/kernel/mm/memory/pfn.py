@@ -81,10 +81,10 @@ def remap_pfn_range(
         j.leave(func)
         caller_bug(func, "BUG_ON(addr >= end)", "size is 0")
     entries = mm.sys.arena
-    for slot, n, va in entries.segments(mm.pgd, addr, end):
-        taken = np.flatnonzero(entries.entries[slot : slot + n])
-        if len(taken):
-            at = va + (int(taken[0]) << 12)
+    for slot, n, va, _ in entries.runs(mm.pgd, addr, end):
+        taken = entries.entries[slot : slot + n]
+        if taken.any():
+            at = va + (int(np.flatnonzero(taken)[0]) << 12)
             j.leave(func)
             caller_bug(func, "BUG_ON(!pte_none(*pte))", f"the entry for {at:#x} is not empty")
     flags |= VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP
@@ -99,18 +99,16 @@ def remap_pfn_range(
 
 def _remap_range(mm: Mm, addr: int, end: int, pfn: int, prot: int, func: str) -> None:
     arena, frames = mm.sys.arena, mm.sys.frames
-    va = addr
-    pending: list[tuple[int, int, int]] = []
-    try:
-        while va < end:
-            slot = arena.ensure(mm.pgd, va, mm.counters)
-            stop = min(end, (va | ((1 << 21) - 1)) + 1)
-            pending.append((slot, (stop - va) >> 12, va))
-            va = stop
-    except OutOfMemory as error:
-        mm.sys.journal.leave(func, "ENOMEM")
-        raise KernelError("ENOMEM", func, str(error)) from None
-    for slot, n, first, cuts in _joined(pending):
+    runs = arena.runs(mm.pgd, addr, end)
+    if sum(n for _, n, _, _ in runs) << 12 != end - addr:
+        try:
+            for va in (addr, *range((addr & -(1 << 21)) + (1 << 21), end, 1 << 21)):
+                arena.ensure(mm.pgd, va, mm.counters)
+        except OutOfMemory as error:
+            mm.sys.journal.leave(func, "ENOMEM")
+            raise KernelError("ENOMEM", func, str(error)) from None
+        runs = arena.runs(mm.pgd, addr, end)
+    for slot, n, first, cuts in runs:
         begin = pfn + ((first - addr) >> 12)
         new: Any = Ramp(mk_pte(begin, prot), n)
         if not prot & _PAGE_PRESENT or (begin + n) << 12 > PTE_PFN_MASK:
@@ -124,18 +122,6 @@ def _remap_range(mm: Mm, addr: int, end: int, pfn: int, prot: int, func: str) ->
             *device_line_lanes(frames, begin, n, 1),
         ]
         mm.sys.journal.bulk(Bulk("remap_pte_range", n, tuple(lanes), address=first, cuts=cuts))
-
-
-def _joined(pieces: list[tuple[int, int, int]]) -> list[tuple[int, int, int, tuple[int, ...]]]:
-    """Pieces whose slots lie side by side as one, with the cuts between them."""
-    out: list[tuple[int, int, int, tuple[int, ...]]] = []
-    for slot, n, va in pieces:
-        if out and out[-1][0] + out[-1][1] == slot:
-            s, k, first, cuts = out[-1]
-            out[-1] = (s, k + n, first, (*cuts, k))
-        else:
-            out.append((slot, n, va, (0,)))
-    return out
 
 
 def io_remap_pfn_range(mm: Mm, vma: Vma, addr: int, pfn: int, size: int, prot: int | None = None) -> Vma:

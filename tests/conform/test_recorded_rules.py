@@ -83,6 +83,27 @@ def test_memory_type_of_frames_that_are_reserved_write_back(ops: str, uncached: 
         # The place is judged before the type of the mapping.
         ("mmap B 1p rw- private,anon; mmap B 1p rw- validate,anon,noreplace", {"ret": -1, "errno": "EEXIST"}),
         ("mmap B 1p rw- validate,anon", {"ret": -1, "errno": "EINVAL"}),
+        # A fixed address is judged only after get_unmapped_area() has returned it, and then it may read as an error.
+        ("mmap 0xffffffffffffffff 1p rw- private,anon,fixed", {"ret": -1, "errno": "EPERM"}),
+        ("mmap 0xfffffffffffff000 1p rw- private,anon,fixed", {"ret": -1, "errno": "ENOMEM"}),
+        # Touches are at the same place of each page, and so is the byte that each leaves.
+        (
+            "mmap B 4p rw- private,anon; write B+16 3p 7; read B 3p",
+            {"ret": 0, "touched": 3, "data": "000000"},
+        ),
+        (
+            "mmap B 4p rw- private,anon; write B+16 3p 7; read B+16 3p",
+            {"ret": 0, "touched": 3, "data": "070707"},
+        ),
+        (
+            "mmap B 1p rw- private,anon; read B+16 2p",
+            {
+                "ret": -1,
+                "touched": 1,
+                "data": "00",
+                "sig": {"name": "SIGSEGV", "code": "SEGV_MAPERR", "addr": hex(BASE + 4096 + 16)},
+            },
+        ),
     ],
 )
 def test_what_the_last_call_returns(ops: str, result: dict[str, object]) -> None:

@@ -149,6 +149,8 @@ class Replayer:
         return {"ret": 0, "child_status": 0, "child_alive": int(bool(keep))}
 
     def _op_reap(self) -> dict[str, Any]:
+        if not self.kept:  # the fork that was to be kept failed
+            return {"ret": -1, "errno": "ECHILD"}
         parent = self.machine.pid
         self.machine.switch_to(self.kept.pop())
         self.machine.exit()
@@ -198,7 +200,9 @@ class Replayer:
         return {"ret": hex(self.last)}
 
     def _op_madvise(self, addr: str, length: str, advice: str) -> dict[str, Any]:
-        value = int(advice, 0) if advice[0].isdigit() else getattr(F, f"MADV_{advice.upper()}")
+        value = getattr(F, f"MADV_{advice.upper()}", None) if advice.isidentifier() else self._number(advice)
+        if value is None:
+            raise UnsupportedError(f"madvise with {advice} is not simulated")
         return {"ret": self.machine.madvise(self._number(addr), self._number(length), value)}
 
     def _op_mlock(self, addr: str, length: str) -> dict[str, Any]:
@@ -262,15 +266,18 @@ class Replayer:
     # -- accesses
 
     def _touch(self, addr: str, length: str, touch: Callable[[int, int], object]) -> dict[str, Any]:
+        """One byte of each page, always at the place in the page that ``addr`` has."""
         at, pages = self._number(addr), (self._number(length) + 4095) >> 12
-        out: dict[str, Any] = {"ret": 0, "touched": pages}
+        steps = [(at + (i << 12), 1) for i in range(pages)] if at & 4095 else [(at, pages)] if pages else []
+        done = 0
         try:
-            if pages:
-                touch(at, ((pages - 1) << 12) + 1)
+            for start, n in steps:
+                touch(start, ((n - 1) << 12) + 1)
+                done += n
         except SignalRaised as signal:
             sig = {"name": signal.name, "code": signal.code, "addr": hex(signal.addr)}
-            out.update(ret=-1, sig=sig, touched=signal.touched)
-        return out
+            return {"ret": -1, "sig": sig, "touched": done + signal.touched}
+        return {"ret": 0, "touched": done}
 
     def _op_read(self, addr: str, length: str) -> dict[str, Any]:
         out = self._touch(addr, length, self.machine.load)

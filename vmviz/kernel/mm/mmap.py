@@ -5,6 +5,7 @@ growth.
 from __future__ import annotations
 
 from collections.abc import Callable
+from errno import errorcode
 from typing import NoReturn
 
 import attrs
@@ -208,6 +209,8 @@ def get_unmapped_area(
     if size > mm.task_size:
         _fail("ENOMEM", f"length {size:#x} is larger than the address space")
     if flags & MAP_FIXED:
+        if addr > TOP - 4096:  # the address that comes back reads as a negative errno (IS_ERR_VALUE)
+            _fail(errorcode.get(TOP - addr, str(TOP - addr)), f"the address {addr:#x} reads as an error")
         if addr > mm.task_size - size:
             _fail("ENOMEM", f"the range ends above the user address space ({mm.task_size:#x})")
         if addr & 4095:

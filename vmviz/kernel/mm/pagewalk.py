@@ -84,7 +84,8 @@ class PageWalk:
                 return False
             row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
         slot = (row << self.bits) | ((start >> self.page_shift) & self.leaf_mask)
-        return not self.entries[slot : slot + ((end - start) >> self.page_shift)].any()
+        n = (end - start) >> self.page_shift
+        return not (any(self.flat[slot : slot + n]) if n <= 16 else self.entries[slot : slot + n].any())
 
     def huge_slot(self, pgd: int, va: int) -> int:
         """The slot of the huge leaf that maps ``va``, one level above the last; -1 when there is none."""

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+import numpy as np
+
 from .vma import Vma
 from .vma_gaps import STALE, GapMaxima
 
@@ -131,16 +133,15 @@ class VmaChunks(GapMaxima):
         """
         if self._low:
             raise ValueError(f"{self.name} holds VMAs already")
+        starts = [vma.start for vma in vmas]
+        ends = [0, *(vma.end for vma in vmas)]
+        gaps = (np.array(starts, np.int64) - np.array(ends[:-1], np.int64)).tolist()
         size = max(1, self._limit * 3 >> 2)  # room for what comes between
-        for i in range(0, len(vmas), size):
-            self._vmas.append(list(vmas[i : i + size]))
-        self._starts = [[vma.start for vma in part] for part in self._vmas]
-        self._low = [starts[0] for starts in self._starts]
-        end = 0
-        for starts, part in zip(self._starts, self._vmas, strict=True):
-            ends = [vma.end for vma in part]
-            self._gaps.append([max(0, a - b) for a, b in zip(starts, [end, *ends], strict=False)])
-            end = ends[-1]
+        parts = [slice(i, i + size) for i in range(0, len(vmas), size)]
+        self._vmas = [list(vmas[part]) for part in parts]
+        self._starts = [starts[part] for part in parts]
+        self._gaps = [gaps[part] for part in parts]
+        self._low = [part[0] for part in self._starts]
         self._max = [STALE] * len(self._low)
         self._restart_blocks(0)
         self._len, self._count, self.base = len(vmas), [], base

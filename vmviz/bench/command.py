@@ -25,8 +25,10 @@ def chosen(names: Sequence[str]) -> list[Workload]:
     for name in names:
         found = [w for w in WORKLOADS if name in (w.name, str(w.row))]
         if not found:
-            near = nearest(name, [w.name for w in WORKLOADS])
-            raise VmvizError(f"there is no workload {name!r}" + (f"; did you mean {near}?" if near else ""))
+            names = [w.name for w in WORKLOADS]
+            near = nearest(name, names)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+            raise VmvizError(f"there is no workload {name!r}; {hint}")
         out += [w for w in found if w not in out]
     return out
 
@@ -59,7 +61,8 @@ def line(workload: Workload, figure: Figure) -> str:
     """A figure as a line."""
     head = f"{workload.row:2} {workload.name:14}"
     if figure.ratio is None:
-        return f"{head} no yardstick: {figure.note or workload.yardstick}; ours {figure.seconds * 1e3:.3g} ms"
+        ours = f"; ours {figure.seconds * 1e3:.3g} ms" if figure.seconds else ""
+        return f"{head} no yardstick: {figure.note or workload.yardstick}{ours}"
     word = "met" if figure.met else "NOT MET"
     spread = f"[{figure.low:.3g}..{figure.high:.3g}]"
     return f"{head} {figure.ratio:8.3g}x {spread:18} {figure.goal:15} {word:8} {workload.about} / {workload.yardstick}"

@@ -43,7 +43,8 @@ class Workload:
     """A row of the table: what is measured against what.
 
     ``at_least``: the ratio is yardstick / ours, to be at least ``goal`` ("times faster"); otherwise it is
-    ours / yardstick, to be at most ``goal``.  ``prepare`` takes a divisor of the size, 1 for the real one.
+    ours / yardstick, to be at most ``goal``.  ``exact``: it is ours / yardstick, to be 1 each time.  ``prepare``
+    takes a divisor of the size, 1 for the real one.
     """
 
     name: str
@@ -53,10 +54,13 @@ class Workload:
     goal: float
     prepare: Callable[[int], Bench]
     at_least: bool = True
+    exact: bool = False
 
     @property
     def goal_text(self) -> str:
         """The goal in words."""
+        if self.exact:
+            return "exact"
         return f"at least {self.goal:g}x" if self.at_least else f"at most {self.goal:g}x"
 
 
@@ -87,55 +91,61 @@ def measure(workload: Workload, scale: int = 1, repetitions: int = REPETITIONS) 
     >>> f = measure(Workload("w", 0, "", "", 1.5, prepare), repetitions=3); f.ratio, f.met
     (2.0, True)
     """
+    bench = None
     try:
         bench = workload.prepare(scale)
-    except MissingError as error:
-        return Figure(
-            workload.name, workload.row, None, None, None, workload.goal_text, None, str(error), 0.0
-        )
-    try:
         ours, yard = _samples(bench, repetitions)
+    except MissingError as error:
+        return _unjudged(workload, str(error))
     finally:
-        bench.close()
+        if bench is not None:
+            bench.close()
     seconds = median(ours)
     if not yard:
-        note = "; ".join(text for text in (bench.why, bench.note) if text)
-        return Figure(workload.name, workload.row, None, None, None, workload.goal_text, None, note, seconds)
+        return _unjudged(workload, "; ".join(text for text in (bench.why, bench.note) if text), seconds)
     pairs = list(zip(ours, yard, strict=True))
     if bench.apart:  # not of one moment: every sample against the median of the others
         pairs = [(one, median(yard)) for one in ours]
-    ratios = sorted(y / o if workload.at_least else o / y for o, y in pairs)
-    ratio = median(ratios)
-    met = ratio >= workload.goal if workload.at_least else ratio <= workload.goal
-    return Figure(
-        workload.name,
-        workload.row,
-        ratio,
-        ratios[0],
-        ratios[-1],
-        workload.goal_text,
-        met,
-        bench.note,
-        seconds,
-    )
+    at_least = workload.at_least and not workload.exact
+    ratios = sorted(y / o if at_least else o / y for o, y in pairs)
+    ratio, low, high = median(ratios), ratios[0], ratios[-1]
+    if workload.exact:
+        met = low == high == 1
+    else:
+        met = ratio >= workload.goal if at_least else ratio <= workload.goal
+    return Figure(workload.name, workload.row, ratio, low, high, workload.goal_text, met, bench.note, seconds)
+
+
+def _unjudged(workload: Workload, note: str, seconds: float = 0.0) -> Figure:
+    return Figure(workload.name, workload.row, None, None, None, workload.goal_text, None, note, seconds)
 
 
 def _samples(bench: Bench, repetitions: int) -> tuple[list[float], list[float]]:
+    """The times of ours and of the yardstick; none of it when the yardstick turns out to be missing."""
     ours: list[float] = []
     yard: list[float] = []
     bench.ours()  # the first run touches memory and fills caches; it counts for nobody
-    if bench.yard is not None and not bench.apart:
-        bench.yard()
+    beside = bench.yard is not None and not bench.apart and _works(bench)
     gc.collect()
     gc.disable()
     try:
         for _ in range(repetitions):
             ours.append(bench.ours())
-            if bench.yard is not None and not bench.apart:
+            if beside and bench.yard is not None:
                 yard.append(bench.yard())
-        if bench.yard is not None and bench.apart:
-            bench.yard()
+        if bench.apart and bench.yard is not None and _works(bench):
             yard = [bench.yard() for _ in range(repetitions)]
     finally:
         gc.enable()
     return ours, yard
+
+
+def _works(bench: Bench) -> bool:
+    """Run the yardstick once, uncounted as well."""
+    assert bench.yard is not None
+    try:
+        bench.yard()
+    except MissingError as error:
+        bench.why = str(error)
+        return False
+    return True

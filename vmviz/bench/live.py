@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from time import perf_counter
 
-from ..live import read_process
+from ..live import Limits, LiveError, ProcessImage, read_process
+from ..live.procfs import ProcFs
+from ..live.smaps import parse_smaps_blocks
 from .harness import Bench, MissingError, Sample, Workload
 
 _POPULATED = """
@@ -20,14 +21,17 @@ print("ready", flush=True)
 sys.stdin.read()
 """
 _MANY = """
-import ctypes, mmap, sys
+import ctypes, sys
 libc = ctypes.CDLL(None)
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-at = libc.mmap(None, {count} << 12, 1, 0x22, -1, 0)
+libc.madvise.argtypes = libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+at = libc.mmap(None, {count} << 12, 3, 0x22, -1, 0)
+libc.madvise(at, {count} << 12, 15)
+ctypes.memset(at, 1, {count} << 12)
 for i in range(1, {count}, 2):
-    libc.mmap(at + (i << 12), 4096, 3, 0x32, -1, 0)
-print("ready", flush=True)
+    libc.mprotect(at + (i << 12), 4096, 1)
+print("ready", at, flush=True)
 sys.stdin.read()
 """
 
@@ -42,62 +46,113 @@ class _Child:
             [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
-        if self.process.stdout.readline() != "ready\n":
+        answer = self.process.stdout.readline().split()
+        if answer[:1] != ["ready"]:
+            self.close()
             raise MissingError("a process of the wanted size cannot be made here")
+        self.at = int(answer[1]) if len(answer) > 1 else 0
+        self.pid = self.process.pid
 
     def close(self) -> None:
         self.process.communicate("")
 
+    def read(self) -> ProcessImage:
+        """Open it, as the app does; `MissingError` where that is not allowed."""
+        try:
+            return read_process(self.pid)
+        except LiveError as error:
+            raise MissingError(str(error)) from None
 
-def _open(child: _Child, check: Callable[[int], None]) -> Sample:
+
+def _open(child: _Child) -> Sample:
     def sample() -> float:
         begin = perf_counter()
-        image = read_process(child.process.pid)
+        image = child.read()
         took = perf_counter() - begin
-        check(len(image.vmas))
+        assert len(image.vmas)
         return took
 
     return sample
 
 
-def _tool(words: list[str]) -> Sample:
-    def sample() -> float:
+def _beside(child: _Child, ours: Sample, words: list[str], note: str) -> Bench:
+    """A bench beside a tool, which may be missing or not allowed to look."""
+    if shutil.which(words[0]) is None:
+        return Bench(ours, why=f"{words[0]} is not installed", close=child.close)
+
+    def yard() -> float:
         begin = perf_counter()
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        _run(words, subprocess.DEVNULL)
         return perf_counter() - begin
 
-    return sample
+    return Bench(ours, yard, close=child.close, note=note)
+
+
+def _run(words: list[str], stdout: int) -> str:
+    """Run a tool and return what it prints into a pipe; `MissingError` when it fails."""
+    try:
+        done = subprocess.run(words, check=True, stdout=stdout, stderr=subprocess.DEVNULL)
+    except OSError as error:
+        raise MissingError(f"{words[0]}: {error.strerror}") from None
+    except subprocess.CalledProcessError as error:
+        raise MissingError(f"{words[0]} fails with status {error.returncode}") from None
+    return (done.stdout or b"").decode("utf-8", "replace")
 
 
 def _populated(scale: int) -> Bench:
     child = _Child(_POPULATED.format(size=(4 << 30) // scale))
-    ours = _open(child, lambda n: None)
-    if shutil.which("page-types") is None:
-        return Bench(ours, why="page-types is not installed", close=child.close)
-    return Bench(ours, _tool(["page-types", "-p", str(child.process.pid)]), close=child.close)
+    read = "ours reads maps twice, smaps, pagemap, kpageflags, and kpagecount of pages not mapped exclusively"
+    return _beside(child, _open(child), ["page-types", "-p", str(child.pid)], read)
 
 
 def _many(scale: int) -> Bench:
+    child = _Child(_MANY.format(count=60_000 // scale))
+    read = "ours reads the pages as well"
+    return _beside(child, _open(child), ["pmap", "-XX", str(child.pid)], read)
+
+
+def _smaps(scale: int) -> Bench:
+    child = _Child(_MANY.format(count=60_000 // scale))
+    proc = ProcFs("/proc", child.pid)
+
+    def ours() -> float:
+        begin = perf_counter()
+        parsed = parse_smaps_blocks(proc.blocks("smaps", Limits().max_text))
+        took = perf_counter() - begin
+        assert "Rss" in parsed.vmas.smaps
+        return took
+
+    return _beside(child, ours, ["pmap", "-XX", str(child.pid)], "every number of smaps, nothing else")
+
+
+def _count(scale: int) -> Bench:
+    """Not seconds but numbers: VMAs and pages found, beside those that are there."""
     count = 60_000 // scale
     child = _Child(_MANY.format(count=count))
-    with open(f"/proc/{child.process.pid}/maps", encoding="utf-8", errors="replace") as file:
-        lines = sum("[vsyscall]" not in line for line in file)
+    with open(f"/proc/{child.pid}/maps", encoding="utf-8", errors="replace") as file:
+        there = sum("[vsyscall]" not in line for line in file)
 
-    def check(n: int) -> None:
-        assert n == lines, f"{n} VMAs were read, {lines} are there"
+    def ours() -> float:
+        image = child.read()
+        pages = image.pages.rows(child.at, child.at + count * image.page_size, image.page_size)
+        return float(len(image.vmas) + pages.stop - pages.start)
 
-    ours = _open(child, check)
-    if shutil.which("pmap") is None:
-        return Bench(ours, why="pmap is not installed", close=child.close)
-    return Bench(
-        ours,
-        _tool(["pmap", "-XX", str(child.process.pid)]),
-        close=child.close,
-        note=f"{lines} VMAs, the count exact, pages read as well",
-    )
+    note = f"{there} VMAs, {count} pages of them; "
+    try:
+        total = (
+            _run(["page-types", "-p", str(child.pid)], subprocess.PIPE).rstrip().splitlines()[-1].split()[1]
+        )
+        note += f"page-types, which stops at 10,240 VMAs, reports {total} pages of the process"
+    except MissingError as error:
+        note += str(error)
+    return Bench(ours, lambda: float(there + count), close=child.close, note=note)
 
 
 LIVE: tuple[Workload, ...] = (
     Workload("open-4g", 13, "opening a process with 4 GiB populated", "page-types", 1.5, _populated),
+    Workload(
+        "count-60k", 14, "VMAs and pages found in 60,000 VMAs", "those that are there", 1, _count, exact=True
+    ),
+    Workload("smaps-60k", 14, "smaps of 60,000 VMAs, read and parsed", "pmap -XX", 4, _smaps),
     Workload("open-60k", 14, "opening a process with 60,000 VMAs", "pmap -XX", 4, _many),
 )

@@ -13,6 +13,7 @@ from typing import Literal
 import attrs
 
 from vmviz.script.errors import ScriptError
+from vmviz.script.node import Node
 
 BinaryOperator = Literal["|", "<<", "+", "-", "*"]
 UnaryOperator = Literal["-", "~"]
@@ -21,16 +22,7 @@ PRECEDENCE: dict[str, int] = {"|": 1, "<<": 2, "+": 3, "-": 3, "*": 4}
 _UNARY = 5
 
 
-@attrs.frozen(kw_only=True)
-class Node:
-    """What every node has: its place in the source (0 for a node that never had one)."""
-
-    line: int = attrs.field(default=0, eq=False, repr=False)
-    column: int = attrs.field(default=0, eq=False, repr=False)
-    end_column: int = attrs.field(default=0, eq=False, repr=False)
-
-
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Number(Node):
     """A number: ``value`` in its own unit (``unit_pages``: pages), ``text`` as written, sign included.
 
@@ -48,7 +40,7 @@ class Number(Node):
     abbreviated: bool = attrs.field(default=False, kw_only=True)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Name(Node):
     """A variable or a constant; ``annotation`` as in ``AT_FDCWD</home>``."""
 
@@ -56,7 +48,7 @@ class Name(Node):
     annotation: str | None = None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class String(Node):
     """A string with its escapes resolved.
 
@@ -67,7 +59,7 @@ class String(Node):
     truncated: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Unary(Node):
     """``-x`` or ``~x``.  A minus right before a plain number is part of the `Number` instead."""
 
@@ -75,7 +67,7 @@ class Unary(Node):
     operand: Expression
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class BinOp(Node):
     """``left op right``, with C's precedence."""
 
@@ -84,7 +76,7 @@ class BinOp(Node):
     right: Expression
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Call(Node):
     """A call; its column is that of the function's name."""
 
@@ -102,21 +94,21 @@ class Call(Node):
         return {arg.name: arg.value for arg in self.args if isinstance(arg, Keyword)}
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Array(Node):
     """``[...]`` as strace prints it, kept as text with its brackets."""
 
     text: str
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Struct(Node):
     """``{...}`` as strace prints it, kept as text with its braces."""
 
     text: str
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Keyword(Node):
     """An argument ``name=value``."""
 
@@ -124,7 +116,7 @@ class Keyword(Node):
     value: Expression
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Changed(Node):
     """An argument ``before => after``, as strace prints one that the kernel writes to."""
 
@@ -132,7 +124,7 @@ class Changed(Node):
     after: Expression
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Dots(Node):
     """The argument ``...``: arguments left out."""
 
@@ -141,7 +133,7 @@ Expression = Number | Name | String | Unary | BinOp | Call | Array | Struct
 Argument = Expression | Keyword | Changed | Dots
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Expectation(Node):
     """What stands behind the ``=`` of a call.
 
@@ -159,7 +151,7 @@ class Expectation(Node):
     duration: str | None = None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Statement(Node):
     """One statement: a call or an assignment to ``target``, of a thread ``pid``, perhaps with an expectation.
 
@@ -180,14 +172,14 @@ class Statement(Node):
         return self.value if isinstance(self.value, Call) else None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Comment(Node):
     """A comment that stands on lines of its own."""
 
     text: str
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Unfinished(Node):
     """The first half of a call in an strace log: ``mmap(NULL, 4096 <unfinished ...>``."""
 
@@ -198,7 +190,7 @@ class Unfinished(Node):
     text: str = attrs.field(default="", eq=False)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Resumed(Node):
     """The second half: ``<... mmap resumed>, PROT_READ) = 0x7f...``; its arguments follow the first's."""
 
@@ -210,7 +202,7 @@ class Resumed(Node):
     text: str = attrs.field(default="", eq=False)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Event(Node):
     """A line of an strace log that is no call; ``detail`` is its text without the marks.
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
-from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 
 from vmviz.script.errors import ScriptError, Source
+from vmviz.script.grammar import grammar
 from vmviz.script.nodes import Call, Comment, Script, Statement, TraceLine, walk
 from vmviz.script.values import nearest
 
 if TYPE_CHECKING:
-    from lark import Lark
     from lark.exceptions import UnexpectedInput
 
 MAX_DEPTH = 100
@@ -265,28 +263,13 @@ def _raise_too_deep(source: Source, offset: int) -> NoReturn:
     raise source.error(offset, offset + 1, message, expected=("a simpler statement",))
 
 
-@cache
-def _grammar() -> Lark:
-    from lark import Lark  # a machine is opened in the app without it
-
-    text = resources.files("vmviz.script").joinpath("grammar.lark").read_text(encoding="utf-8")
-    return Lark(
-        text,
-        parser="lalr",
-        lexer="contextual",
-        start=["statement", "trace_line"],
-        propagate_positions=True,
-        maybe_placeholders=True,
-    )
-
-
 def _parse_chunk(source: Source, chunk: Chunk, start: str, known: Collection[str] | None) -> Any:
     from lark.exceptions import UnexpectedInput, VisitError
 
     from vmviz.script.builder import Builder
 
     try:
-        tree = _grammar().parse(chunk.code, start=start)
+        tree = grammar().parse(chunk.code, start=start)
     except UnexpectedInput as error:
         raise _syntax_error(source, chunk, error) from None
     try:

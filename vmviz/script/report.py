@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -15,8 +15,10 @@ from ..kernel.trace.journal import Check, Enter, Event, Leave
 from .nodes import Statement, unparse
 from .outcome import Outcome
 from .state import state_json
-from .strace_state import Tally
 from .values import format_addr, format_size
+
+if TYPE_CHECKING:
+    from .strace_state import Tally
 
 
 class Report:

@@ -25,6 +25,7 @@ from ..kernel.versions import VERSIONS
 from .errors import ScriptError
 from .functions import FUNCTIONS, ArgumentError, Result, Value
 from .names import CONSTANTS, NOT_YET
+from .node import Node
 from .nodes import (
     Array,
     BinOp,
@@ -33,7 +34,6 @@ from .nodes import (
     Expectation,
     Keyword,
     Name,
-    Node,
     Number,
     Script,
     Statement,

@@ -28,14 +28,9 @@ class FrameStates(Column):
         blocks = (nr_frames + 511) >> BLOCK_SHIFT
         self.pyramid: NDArray[np.int32] = np.zeros((blocks, len(STATE_NAMES)), np.int32)
         self._pflat = self.pyramid.data.cast("B").cast("i")
-        self._recount(0, blocks)
+        self.pyramid[:, initial] = 1 << BLOCK_SHIFT
+        self.pyramid[-1:, initial] -= (blocks << BLOCK_SHIFT) - nr_frames
         self.buddy = Buddy(self.array, zones if zones is not None else zones_of(nr_frames))
-
-    def _recount(self, lo: int, hi: int) -> None:
-        part = self.array[lo << BLOCK_SHIFT : hi << BLOCK_SHIFT]
-        block = np.arange(len(part), dtype=np.int64) >> BLOCK_SHIFT
-        counts = np.bincount((block << 3) | part, minlength=(hi - lo) << 3)
-        self.pyramid[lo:hi] = counts.reshape(-1, 8)
 
     def put(self, key: int, value: int, /) -> None:
         """Set one frame's state and keep lists and counts in step."""

@@ -100,7 +100,7 @@ def _version(name: str | KernelVersion) -> KernelVersion:
     return kernel_version(name) if isinstance(name, str) else name
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class System:
     """What the whole machine shares.  ``version`` (given by name) and ``zap_contract`` are the dials;
     ``cap_sys_rawio``: the process may map below ``mmap_min_addr`` (bytes), as root may;

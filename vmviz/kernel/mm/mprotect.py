@@ -26,7 +26,7 @@ from ..arch.x86 import (
     PTE_PFN_MASK,
 )
 from ..errors import KernelError
-from ..trace.bulk import Bulk, SetLane
+from ..trace.bulk import Bulk, FlipLane, SetLane
 from .flags import (
     PROT_EXEC,
     PROT_GROWSDOWN,
@@ -50,6 +50,7 @@ from .frames import PG_ANON, PG_EXCLUSIVE
 from .gup import populate_vma_page_range
 from .huge_memory import change_huge_pmd, split_partial
 from .hugetlb import hugetlb_change_protection
+from .memory.alike import Alike, all_have
 from .memory.normal_page import pfns_of
 from .mm_types import Mm
 from .mmap import vma_page_prot, vma_wants_writenotify
@@ -188,6 +189,10 @@ def change_protection(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather,
     for slot, haddr in split_partial(mm, vma, start, end):
         changed += change_huge_pmd(mm, vma, slot, haddr, gather)
     for slot, n, address, cuts in arena.runs(mm.pgd, start, end):
+        flip = _common_change(mm, vma, Alike.of(arena, slot, n), upgrade)
+        if flip is not None:
+            changed += _change_alike(mm, slot, n, address, cuts, flip, gather)
+            continue
         old = arena.entries[slot : slot + n]
         new = pte_modify_many(old, vma.page_prot)
         if upgrade:
@@ -212,6 +217,39 @@ def change_protection(mm: Mm, vma: Vma, start: int, end: int, gather: MmuGather,
     return changed
 
 
+def _common_change(mm: Mm, vma: Vma, alike: Alike | None, upgrade: bool) -> int | None:
+    """The bits that change in entries that are alike, the same in all; None where each is to be judged by itself."""
+    if alike is None:
+        return None
+    old = np.array([alike.entry], np.uint64)
+    new = pte_modify_many(old, vma.page_prot)
+    if upgrade and _able(vma, new)[0]:
+        if not vma.vm_flags & VM_SHARED:
+            flags = alike.flags(mm.sys.frames) if not alike.entry & _PAGE_SPECIAL else None
+            own = None if flags is None else all_have(flags, PG_ANON | PG_EXCLUSIVE)
+            if own is None:
+                return None
+            upgrade = own
+        if upgrade:
+            new |= np.uint64(_PAGE_RW)
+    return int((old ^ new)[0])
+
+
+def _change_alike(
+    mm: Mm, slot: int, n: int, address: int, cuts: tuple[int, ...], flip: int, gather: MmuGather
+) -> int:
+    """Turn the same bits of ``n`` neighbouring entries over; returns how many changed."""
+    if not flip:
+        return 0
+    arena = mm.sys.arena
+    old = np.array([arena.flat[slot]], np.uint64)
+    lane = FlipLane(arena, slice(slot, slot + n), flip)
+    mm.sys.journal.bulk(Bulk("change_pte_range", n, (lane,), address=address, cuts=cuts))
+    if pte_needs_flush(old, old ^ np.uint64(flip))[0]:
+        gather.note(address, address + (n << 12))
+    return n
+
+
 def pte_modify_many(entries: NDArray[np.uint64], newprot: int) -> NDArray[np.uint64]:
     """`pte_modify` for many entries; those that keep no frame (empty, swapped out) stay as they are.
 
@@ -230,8 +268,7 @@ def can_change_pte_writable(mm: Mm, vma: Vma, entries: NDArray[np.uint64]) -> ND
     """Which entries may get the write bit without a fault (mm/mprotect.c): dirty ones that nobody tracks;
     in a private mapping only those of pages that are its own alone.
     """
-    wanted = _PAGE_PRESENT | _PAGE_DIRTY | (0 if vma.vm_flags & VM_SOFTDIRTY else _PAGE_SOFT_DIRTY)
-    able: NDArray[np.bool_] = (entries & np.uint64(wanted | _PAGE_RW)) == np.uint64(wanted)
+    able = _able(vma, entries)
     if vma.vm_flags & VM_SHARED or not able.any():
         return able
     frames = mm.sys.frames
@@ -239,6 +276,13 @@ def can_change_pte_writable(mm: Mm, vma: Vma, entries: NDArray[np.uint64]) -> ND
     able &= ((entries & np.uint64(_PAGE_SPECIAL)) == 0) & (pfns < frames.nr_frames)
     own = PG_ANON | PG_EXCLUSIVE
     able[able] = frames.flags.array[pfns[able]] & own == own
+    return able
+
+
+def _able(vma: Vma, entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which entries are dirty, read-only and not tracked."""
+    wanted = _PAGE_PRESENT | _PAGE_DIRTY | (0 if vma.vm_flags & VM_SOFTDIRTY else _PAGE_SOFT_DIRTY)
+    able: NDArray[np.bool_] = (entries & np.uint64(wanted | _PAGE_RW)) == np.uint64(wanted)
     return able
 
 

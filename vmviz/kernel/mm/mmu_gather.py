@@ -6,15 +6,16 @@ mapping: those are freed only after the flush, because until then a CPU may stil
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arch.tlb import TlbFlush
-from ..trace.bulk import Bulk, Lane, SetLane
-from ..trace.store import index_of, rising
-from .frames import HPAGE_PMD_NR, PG_COMPOUND, PG_SWAPCACHE
+from ..trace.bulk import AddLane, Bulk, Lane, SetLane
+from ..trace.pieces import Lines, Pieces, compact, index_of_cells
+from ..trace.store import Index, cells_of, index_of, is_runs, rising, runs_of, take
+from .frames import HPAGE_PMD_NR, PG_COMPOUND, PG_SWAPCACHE, Frames
 from .page_alloc import FREE
 from .swapfile import free_swap_cache
 
@@ -30,7 +31,7 @@ class MmuGather:
         self.start = 1 << 64
         self.end = 0
         self.freed_tables = False
-        self.pages: list[NDArray[np.int64]] = []
+        self.pages: list[Index] = []
         self.tables: list[int] = []
         self.flushes: list[TlbFlush] = []
         self.freed_pages = 0
@@ -66,13 +67,43 @@ class MmuGather:
         j.enter("tlb_finish_mmu")
         self.flush()
         if self.pages:
-            self._free_pages(np.concatenate(self.pages))
+            pages = self._put_runs()
+            if pages is not None:
+                self._free_pages(pages)
             self.pages = []
         for row in self.tables:
             self.mm.sys.arena.free_table(row)
             self.freed_table_pages += 1
         self.tables = []
         j.leave("tlb_finish_mmu")
+
+    def _put_runs(self) -> NDArray[np.int64] | None:
+        """`_free_pages` for pages in runs of neighbours that are alike; those that are left to be judged one by one."""
+        frames, j = self.mm.sys.frames, self.mm.sys.journal
+        runs = (
+            [run for pages in self.pages for run in runs_of(pages)] if all(map(is_runs, self.pages)) else []
+        )
+        index = index_of_cells(runs) if runs and not frames.compound_mapcount.data else None
+        if (
+            index is None
+            or isinstance(index, np.ndarray)
+            or (isinstance(index, Pieces) and not index.apart())
+        ):
+            return np.concatenate([cells_of(pages) for pages in self.pages])
+        refs = compact(take(frames.refcount.array, index))
+        cached = np.bitwise_or.reduce(take(frames.flags.array, index)) & PG_SWAPCACHE
+        if cached or isinstance(refs, np.ndarray):
+            return cells_of(index)
+        n = sum(size for _, size in runs)
+        if refs == 1:
+            lanes, name = free_lanes(frames, index), "free_unref_page"
+            self.freed_pages += n
+        else:
+            lanes, name = (AddLane(frames.refcount, index, -1),), "put_page"
+        firsts = np.array([first << 12 for first, _ in runs], np.uint64)
+        at = None if isinstance(index, slice) else Lines(firsts, [size for _, size in runs])
+        j.bulk(Bulk(name, n, lanes, address=runs[0][0] << 12, addresses=at))
+        return None
 
     def _free_pages(self, pfns: NDArray[np.int64]) -> None:
         """Drop the gather's reference to each page (`free_pages_and_swap_cache`)."""
@@ -114,14 +145,23 @@ def _pa(pfns: NDArray[np.int64]) -> NDArray[np.uint64]:
     return pfns.astype(np.uint64) << np.uint64(12)
 
 
-def free_lanes(frames: Any, pfns: NDArray[np.int64]) -> tuple[Lane, ...]:
+def free_lanes(frames: Frames, pfns: Index) -> tuple[Lane, ...]:
     """The lanes that give frames with one reference back to the allocator."""
-    columns = [frames.refcount, frames.flags, frames.mapping, frames.index, frames.content]
-    if frames.mlock_count.array[pfns].any():
-        columns.append(frames.mlock_count)
-    at = index_of(pfns)
-    lanes: list[Lane] = [SetLane(c, at, c.array[at].copy(), 0) for c in columns]
-    lanes.append(SetLane(frames.states, at, frames.states.array[at].copy(), FREE))
+    at = index_of(pfns) if isinstance(pfns, np.ndarray) else pfns
+    columns = (
+        frames.refcount,
+        frames.flags,
+        frames.mapping,
+        frames.index,
+        frames.content,
+        frames.mlock_count,
+    )
+    lanes: list[Lane] = []
+    for column in columns:
+        old = compact(take(column.array, at))
+        if isinstance(old, Lines) or np.any(old):
+            lanes.append(SetLane(column, at, old, 0))
+    lanes.append(SetLane(frames.states, at, compact(take(frames.states.array, at)), FREE))
     return tuple(lanes)
 
 

@@ -247,7 +247,7 @@ class Bulk:
         *,
         address: int = 0,
         stride: int = 4096,
-        addresses: NDArray[np.uint64] | None = None,
+        addresses: NDArray[np.uint64] | Lines | None = None,
         cuts: tuple[int, ...] = (0,),
         fields: tuple[tuple[str, Any], ...] = (),
     ) -> None:
@@ -282,5 +282,7 @@ class Bulk:
     def step_of(self, address: int) -> int:
         """The first step at or above ``address``; ``n`` when there is none."""
         if self.addresses is not None:
-            return int(np.searchsorted(self.addresses, np.uint64(address)))
+            every = self.addresses
+            numbers = every.part(0, self.n) if isinstance(every, Lines) else every
+            return int(np.searchsorted(numbers, np.uint64(address)))
         return min(self.n, max(0, -((self.address - address) // self.stride)))

@@ -201,6 +201,11 @@ class Lines:
         sizes = [b - a for a, b in zip(cuts, [*cuts[1:], n], strict=True)]
         return cls(values[cuts], sizes, step)
 
+    def __getitem__(self, i: int) -> int:
+        """Value ``i``."""
+        run = bisect_right(self.offsets, i) - 1
+        return int(self.firsts[run]) + (i - self.offsets[run]) * self.step
+
     @classmethod
     def of_tables(cls, firsts: NDArray[np.uint64], width: int) -> Lines:
         """The runs of tables of ``width`` entries each, of which each is in line from its first one on."""

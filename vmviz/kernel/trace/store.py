@@ -50,6 +50,19 @@ def take(array: NDArray[Any], index: Index) -> NDArray[Any]:
     return index.take(array) if isinstance(index, Pieces) else array[index]
 
 
+def is_runs(index: Index) -> bool:
+    """Whether an index is told as runs of neighbours."""
+    return not isinstance(index, np.ndarray)
+
+
+def runs_of(index: Index) -> list[tuple[int, int]]:
+    """An index that `is_runs` as runs: (first, how many)."""
+    assert not isinstance(index, np.ndarray)
+    if isinstance(index, slice):
+        return [(index.start, index.stop - index.start)]
+    return list(zip(index.starts, index.sizes, strict=True))
+
+
 def cells_of(index: Index) -> NDArray[np.int64]:
     """The cells of an index one by one."""
     if isinstance(index, slice):

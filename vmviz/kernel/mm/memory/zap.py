@@ -34,6 +34,7 @@ from ..pgtable import TableArena
 from ..swap import accessed
 from ..swapfile import slots_dropped, user_lanes
 from ..vma import Vma
+from .alike import Alike, anonymous
 from .normal_page import (
     ANON_PAGE,
     OTHER_ENTRY,
@@ -261,6 +262,9 @@ def zap_pte_range(
     """
     if _zap_raw_line(mm, slot, n, address, cuts, gather):
         return n
+    alike = Alike.of(mm.sys.arena, slot, n)
+    if alike is not None and _zap_alike(mm, alike, slot, address, cuts, gather, even_cows):
+        return n
     entries = mm.sys.arena.entries[slot : slot + n]
     where = np.flatnonzero(entries)
     if not len(where):
@@ -317,6 +321,28 @@ def _zap_raw_line(mm: Mm, slot: int, n: int, address: int, cuts: tuple[int, ...]
         SetLane(mm.sys.arena, slice(slot, slot + n), ramp, 0),
         *device_line_lanes(mm.sys.frames, first, n, -1),
     ]
+    gather.note(address & -4096, (address + (n << 12)) & -4096)
+    mm.sys.journal.bulk(Bulk(_FUNC, n, tuple(lanes), address=address, cuts=cuts))
+    return True
+
+
+def _zap_alike(
+    mm: Mm, alike: Alike, slot: int, address: int, cuts: tuple[int, ...], gather: MmuGather, even_cows: bool
+) -> bool:
+    """Clear entries that are alike: all of the zero page, or of anonymous pages; False if they are of others."""
+    arena, frames, n = mm.sys.arena, mm.sys.frames, alike.n
+    lanes: list[Lane] = [SetLane(arena, slice(slot, slot + n), alike.values, 0)]
+    if alike.entry & _PAGE_SPECIAL:
+        if not isinstance(alike.values, int) or frames.region_of((alike.entry & PTE_PFN_MASK) >> 12):
+            return False
+    elif even_cows and anonymous(alike.flags(frames)):
+        lanes += [
+            AddLane(frames.mapcount, alike.frames, -1),
+            CountLane(mm.counters, RSS_OF_KIND[ANON_PAGE], -1),
+        ]
+        gather.pages.append(alike.frames)
+    else:
+        return False
     gather.note(address & -4096, (address + (n << 12)) & -4096)
     mm.sys.journal.bulk(Bulk(_FUNC, n, tuple(lanes), address=address, cuts=cuts))
     return True

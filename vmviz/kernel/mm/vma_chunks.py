@@ -13,8 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-import numpy as np
-
 from .vma import Vma
 from .vma_gaps import STALE, GapMaxima
 

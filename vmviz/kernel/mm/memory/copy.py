@@ -7,7 +7,6 @@ move together.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from ...arch.x86 import (
     _PAGE_SWP_EXCLUSIVE,
 )
 from ...errors import KernelError
-from ...trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
+from ...trace.bulk import AddLane, Bulk, CopyLane, CountLane, FlipLane, Lane, SetLane
 from ...trace.store import Index, index_of
 from ..flags import VM_HUGETLB, VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SHARED, is_cow_mapping
 from ..frames import PG_EXCLUSIVE
@@ -33,6 +32,7 @@ from ..hugetlb import copy_hugetlb_page_range
 from ..mm_types import Mm
 from ..swapfile import user_lanes
 from ..vma import Vma
+from .alike import Alike, all_have, anonymous
 from .normal_page import ANON_PAGE, OTHER_ENTRY, RAW, RSS_OF_KIND, device_lanes, kinds_of, pfns_of
 
 
@@ -97,6 +97,11 @@ def _copy_tables(parent: Mm, child: Mm, row: int, level: int, base: int, start: 
         return
     shift, mask = levels[level].shift, levels[level].entries - 1
     first, last = (start >> shift) & mask, ((end - 1) >> shift) & mask
+    if level == len(levels) - 2 and last > first:
+        _copy_last_tables(
+            parent, child, (row << arena.bits) | first, last - first + 1, base + (first << shift), start
+        )
+        return
     for i in (np.flatnonzero(arena.rows[row][first : last + 1]) + first).tolist():
         slot = (row << arena.bits) | i
         if arena.flat[slot] & _PAGE_PSE:
@@ -107,31 +112,58 @@ def _copy_tables(parent: Mm, child: Mm, row: int, level: int, base: int, start: 
         _copy_tables(parent, child, arena.child_row(slot), level + 1, base + (i << shift), low, high)
 
 
+def _copy_last_tables(parent: Mm, child: Mm, slot: int, n: int, address: int, start: int) -> None:
+    """Give the child last-level tables where the parent has some behind ``n`` entries from ``slot`` on, those that it
+    lacks as one record.  ``address`` is what the first entry is for, ``start`` where the VMA begins.
+    """
+    arena, level = parent.sys.arena, len(parent.sys.mode.levels) - 2
+    entries = arena.entries[slot : slot + n]
+    where = np.flatnonzero((entries != 0) & (entries & np.uint64(_PAGE_PSE) == 0))
+    if not len(where):
+        return
+    shift = parent.sys.mode.levels[level].shift
+    at = np.maximum((where.astype(np.uint64) << np.uint64(shift)) + np.uint64(address), np.uint64(start))
+    first = arena.ensure_level(child.pgd, int(at[0]), child.counters, level)
+    slots = where + (first - int(where[0]))
+    lacking = arena.entries[slots] == 0
+    slots, at = slots[lacking], at[lacking]
+    if len(slots) > 1:
+        arena.hang_tables(slots, arena.frames.alloc_range(len(slots)), at, child.counters)
+    elif len(slots):
+        arena.ensure_level(child.pgd, int(at[0]), child.counters, level + 1)
+
+
 def _copy_run_of_tables(
     parent: Mm, child: Mm, vma: Vma, slot: int, n: int, address: int, cuts: tuple[int, ...]
 ) -> None:
     """Copy tables that lie side by side in the arena, at once where the child's do so too."""
-    arena = parent.sys.arena
-    target = arena.lookup(child.pgd, address)
-    if len(cuts) == 1 or all(arena.lookup(child.pgd, address + (c << 12)) == target + c for c in cuts[1:]):
-        copy_pte_range(parent, child, vma, slot, n, address, cuts)
-        return
-    for first, end in pairwise((*cuts, n)):
-        copy_pte_range(parent, child, vma, slot + first, end - first, address + (first << 12))
+    at = address
+    for target, count, _, _ in parent.sys.arena.runs(child.pgd, address, address + (n << 12)):
+        skip = (at - address) >> 12
+        here = tuple(c - skip for c in cuts if skip <= c < skip + count)
+        copy_pte_range(parent, child, vma, slot + skip, count, at, here, target)
+        at += count << 12
 
 
 def copy_pte_range(
-    parent: Mm, child: Mm, vma: Vma, slot: int, n: int, address: int, cuts: tuple[int, ...] = (0,)
+    parent: Mm, child: Mm, vma: Vma, slot: int, n: int, address: int, cuts: tuple[int, ...], target: int
 ) -> None:
-    """Copy ``n`` entries from ``slot`` on (mm/memory.c), by what is behind them; ``cuts`` begin page tables."""
+    """Copy ``n`` entries from ``slot`` on to the slots from ``target`` on (mm/memory.c), by what is behind them;
+    ``cuts`` begin page tables.
+    """
     arena = parent.sys.arena
+    alike = Alike.of(arena, slot, n)
+    lanes = _alike_lanes(parent, child, vma, alike, slot, target) if alike is not None else None
+    if lanes:
+        record = Bulk("copy_present_pte", n, tuple(lanes), address=address, cuts=cuts)
+        parent.sys.journal.bulk(record)
+        return
     entries = arena.entries[slot : slot + n]
     where = np.flatnonzero(entries)
     if not len(where):
         return
     values = entries[where]
     kinds = kinds_of(parent, values)
-    target = arena.lookup(child.pgd, address)
     first = 0
     for stop in [*(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(where)]:
         part, old, kind = where[first:stop], values[first:stop], int(kinds[first])
@@ -149,6 +181,30 @@ def copy_pte_range(
         here = sorted({c for c in np.searchsorted(part, cuts).tolist() if 0 < c < len(part)})
         record = Bulk(func, len(part), tuple(lanes), address=at, addresses=addresses, cuts=(0, *here))
         parent.sys.journal.bulk(record)
+
+
+def _alike_lanes(parent: Mm, child: Mm, vma: Vma, alike: Alike, slot: int, target: int) -> list[Lane] | None:
+    """`_present_lanes` for entries of anonymous pages that are alike; None for others."""
+    arena, frames, n = parent.sys.arena, parent.sys.frames, alike.n
+    if alike.entry & _PAGE_SPECIAL or frames.compound_mapcount.data:
+        return None
+    flags = alike.flags(frames)
+    if flags is None or not anonymous(flags) or (sole := all_have(flags, PG_EXCLUSIVE)) is None:
+        return None
+    source, at = slice(slot, slot + n), alike.frames
+    lanes: list[Lane] = []
+    if alike.entry & _PAGE_RW and is_cow_mapping(vma.vm_flags):
+        lanes.append(FlipLane(arena, source, _PAGE_RW))
+    drop = _PAGE_ACCESSED | (_PAGE_DIRTY if vma.vm_flags & VM_SHARED else 0)
+    lanes += [
+        CopyLane(arena, slice(target, target + n), source, drop),
+        AddLane(frames.refcount, at, 1),
+        AddLane(frames.mapcount, at, 1),
+        CountLane(child.counters, RSS_OF_KIND[ANON_PAGE], 1),
+    ]
+    if sole:
+        lanes.append(FlipLane(frames.flags, at, PG_EXCLUSIVE))
+    return lanes
 
 
 def _present_lanes(

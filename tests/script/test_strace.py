@@ -258,6 +258,15 @@ RULES: dict[str, tuple[list[str], list[Row]]] = {
         ],
         [(A, A + 4096, "r--p", "")],
     ),
+    "a call that has changed its last argument before it returns": (
+        [
+            "8 clone3({flags=CLONE_VM|CLONE_THREAD, parent_tid=0x7f5a, exit_signal=0} <unfinished ...>",
+            "9 set_robust_list(0x7f5a, 24) = 0",
+            "8 <... clone3 resumed> => {parent_tid=[9]}, 88) = 9",
+            f"9 {mmap(A, 4096)}",
+        ],
+        [(A, A + 4096, "r--p", "")],
+    ),
     "a thread shares": (
         [
             "7 clone(child_stack=0x1, flags=CLONE_VM|CLONE_FILES|CLONE_THREAD) = 8",

@@ -256,6 +256,10 @@ class Builder(Transformer_NonRecursive[Token, Any]):
     def resumed(self, meta: Meta, parts: list[Any]) -> Resumed:
         return Resumed(parts[0].split()[1], tuple(parts[1] or ()), parts[2], **self._place(meta))
 
+    def resumed_changed(self, meta: Meta, parts: list[Any]) -> Resumed:
+        """What a call made of the last argument of its first half is of no interest: ``=> {parent_tid=[7]}``."""
+        return Resumed(parts[0].split()[1], tuple(parts[2] or ()), parts[3], **self._place(meta))
+
     def event(self, meta: Meta, parts: list[Token]) -> Event:
         place = self._place(meta)
         if parts[0].type == "NOTE_EVENT":

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from vmviz.kernel import syscalls
 from vmviz.kernel.errors import VmvizError
 from vmviz.kernel.machine import Machine
-from vmviz.kernel.mm import mmap, munmap
 from vmviz.kernel.mm.flags import (
     MAP_ANONYMOUS,
     MAP_FIXED,
@@ -146,8 +146,8 @@ def storm(seed: int) -> Machine:
 def test_packed_records_are_those_of_the_long_way(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = storm(seed)
     packed = len(quick.journal._packed)
-    monkeypatch.setattr(mmap, "mapped", lambda *_: False)
-    monkeypatch.setattr(munmap, "unmapped", lambda *_: False)
+    monkeypatch.setattr(syscalls, "quick_mmap", lambda *_: -1)
+    monkeypatch.setattr(syscalls, "quick_munmap", lambda *_: None)
     slow = storm(seed)
     assert packed > 3
     assert len(slow.journal._packed) < packed

@@ -47,6 +47,7 @@ from .mm.munmap import do_munmap
 from .mm.truncate import unmap_mapping_range
 from .mm.uaccess import process_vm_readv, read_from_zero, write_to_pipe
 from .mm.vma import Vma, vma_name
+from .mm.vma_packed import quick_mmap, quick_munmap
 from .syscalls_files import FileCalls
 from .trace.store import Keyed
 
@@ -81,6 +82,8 @@ class Syscalls(FileCalls):
         addr, length, offset = number(addr, "addr"), number(length, "length"), number(offset, "offset")
         prot, fd = protection(prot), descriptor(fd)
         flags = mapping_flags(flags, fd)
+        if (address := quick_mmap(self.mm, addr, length, prot, flags, fd, offset)) >= 0:
+            return address
         j = self.sys.journal
         j.enter("mmap", ("addr", addr), ("length", length), ("prot", prot), ("flags", flags), ("fd", fd))
         backing = None
@@ -144,6 +147,8 @@ class Syscalls(FileCalls):
         range.
         """
         addr, length = number(addr, "addr"), number(length, "length")
+        if (gather := quick_munmap(self.mm, addr, length)) is not None:
+            return gather
         j = self.sys.journal
         j.enter("munmap", ("addr", addr), ("length", length))
         try:

@@ -66,7 +66,6 @@ from .util import (
 )
 from .vma import Vma
 from .vma_merge import vma_expand
-from .vma_packed import mapped
 
 PAGE_MASK = ~4095
 TOP = 1 << 64
@@ -100,8 +99,17 @@ def do_mmap(
     bytes.
 
     ``shmem_setup`` makes the file of a shared anonymous mapping of so many bytes (`shmem_zero_setup`).
-    Errors, in the kernel's order: EINVAL, ENOMEM, EPERM, EEXIST, EAGAIN, EOVERFLOW, EACCES, ENODEV, and the
-    driver's own.
+    Errors: those of `judge_mmap`, ENOMEM, and the driver's own.
+    """
+    return mmap_region(mm, *judge_mmap(mm, addr, length, prot, flags, backing, offset), backing, shmem_setup)
+
+
+def judge_mmap(
+    mm: Mm, addr: int, length: int, prot: int, flags: int, backing: Backing | None, offset: int
+) -> tuple[int, int, int, int]:
+    """The checks of do_mmap, and what they make of the arguments: address, size, vm_flags, offset in pages.
+
+    Errors, in the kernel's order: EINVAL, ENOMEM, EPERM, EEXIST, EAGAIN, EOVERFLOW, EACCES, ENODEV.
     """
     if offset & 4095:
         _fail("EINVAL", f"offset {offset:#x} is not page aligned")
@@ -153,7 +161,7 @@ def do_mmap(
         _fail("EINVAL", "flags name neither MAP_PRIVATE nor MAP_SHARED")
     if flags & MAP_NORESERVE and (huge or sysctl(mm, "vm.overcommit_memory") != OVERCOMMIT_NEVER):
         vm_flags |= VM_NORESERVE
-    return mmap_region(mm, addr, size, vm_flags, pgoff, backing, shmem_setup)
+    return addr, size, vm_flags, pgoff
 
 
 def is_file_hugepages(backing: Backing | None) -> bool:
@@ -263,8 +271,6 @@ def mmap_region(
 
     Simplified: what a shared anonymous mapping would charge (shmem_acct_size) is judged, but not kept.
     """
-    if backing is None and not vm_flags & (VM_SHARED | VM_LOCKED) and mapped(mm, addr, size, vm_flags, pgoff):
-        return addr
     j = mm.sys.journal
     end = addr + size
     j.enter("mmap_region", ("addr", addr), ("len", size), ("vm_flags", vm_flags))

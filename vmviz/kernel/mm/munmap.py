@@ -18,7 +18,6 @@ from .pgtable import TableArena
 from .util import max_map_count
 from .vma import Vma
 from .vma_merge import do_split_vma
-from .vma_packed import unmapped
 
 
 def _fail(errno: str, why: str) -> NoReturn:
@@ -42,11 +41,9 @@ def do_munmap(mm: Mm, addr: int, length: int) -> MmuGather | None:
     before, vmas, after = mm.vmas.around(addr, end)
     if not vmas:
         return None
-    first, last = vmas[0], vmas[-1]
-    if first is last and addr == first.start and end == first.end and unmapped(mm, first, before, after):
-        return MmuGather(mm)
     j = mm.sys.journal
     j.enter("do_mas_align_munmap", ("start", addr), ("end", end))
+    first, last = vmas[0], vmas[-1]
     if first.start < addr and first.end > end and len(mm.vmas) >= max_map_count(mm):
         j.leave("do_mas_align_munmap", "ENOMEM")
         _fail("ENOMEM", "punching a hole would exceed max_map_count")

@@ -1,17 +1,24 @@
 """mmap and munmap where only VMAs and counters change, in one packed record each (mm/mmap.c).
 
-An anonymous mapping that comes into a hole, and a whole VMA that goes before a page of it was touched, are common.
-`mapped` and `unmapped` judge whether it is so and then do it; else `mmap_region` and `do_munmap` go their long way.
-The records, when somebody looks, are those of the long way.
+A private anonymous mapping that comes into a hole, and a whole VMA that goes before a page of it was touched, are
+common. `quick_mmap` and `quick_munmap` do what is so; else the call goes its long way, `do_mmap` and `do_munmap`. The
+records, when somebody looks, are those of the long way.
 """
 
 from __future__ import annotations
 
 from ..arch.x86 import vm_get_page_prot
+from ..errors import KernelError
 from ..trace.journal import Enter, Leave, Record, Write
 from ..trace.packed import Packed
 from ..trace.store import Counters
 from .flags import (
+    MAP_ANONYMOUS,
+    MAP_HUGETLB,
+    MAP_LOCKED,
+    MAP_POPULATE,
+    MAP_PRIVATE,
+    MAP_TYPE,
     VM_ACCOUNT,
     VM_HUGETLB,
     VM_LOCKED,
@@ -21,26 +28,29 @@ from .flags import (
     accountable_mapping,
 )
 from .mm_types import Mm, stat_class
+from .mmap import judge_mmap
+from .mmu_gather import MmuGather
 from .util import commit_refusal, may_expand_vm
 from .vma import Vma
 from .vma_merge import expansion
 
 
 class PackedMmap(Packed):
-    """mmap_region of ``[start, start + size)``: ``new`` takes the place of ``below`` or ``above``, which it has grown
-    over, of both, or of nothing.
+    """mmap, called with ``call`` (its addr, length, prot, flags, fd), of ``[start, start + size)``: ``new`` takes the
+    place of ``below`` or ``above``, which it has grown over, of both, or of nothing.
 
     The other numbers are what counters were before; ``committed`` is -1 where nothing is charged.
     """
 
     __slots__ = (
-        *("above", "below", "committed", "map_count", "mm", "name", "new", "of_class"),
+        *("above", "below", "call", "committed", "map_count", "mm", "name", "new", "of_class"),
         *("size", "start", "total_vm", "vm_flags"),
     )
 
     def __init__(
         self,
         mm: Mm,
+        call: tuple[int, int, int, int, int],
         start: int,
         size: int,
         vm_flags: int,
@@ -51,6 +61,7 @@ class PackedMmap(Packed):
     ) -> None:
         data = mm.counters.data
         self.mm = mm
+        self.call = call
         self.start = start
         self.size = size
         self.vm_flags = vm_flags
@@ -62,7 +73,7 @@ class PackedMmap(Packed):
         self.total_vm = data["total_vm"]
         self.name = name = stat_class(vm_flags)
         self.of_class = data[name] if name else 0
-        n = 5 + (below is not None) + 2 * (above is not None)
+        n = 7 + (below is not None) + 2 * (above is not None)
         self.nr_records = n + (committed >= 0) + (name != "")
 
     @property
@@ -99,10 +110,11 @@ class PackedMmap(Packed):
             data[self.name] = self.of_class
 
     def unpack(self) -> list[Record]:
-        """The records of `mmap_region`."""
+        """The records of mmap."""
         mm, new, below, above, pages = self.mm, self.new, self.below, self.above, self.size >> 12
         fields = (("addr", self.start), ("len", self.size), ("vm_flags", self.vm_flags))
-        told: list[Record] = [Enter("mmap_region", fields)]
+        call = tuple(zip(("addr", "length", "prot", "flags", "fd"), self.call, strict=True))
+        told: list[Record] = [Enter("mmap", call), Enter("mmap_region", fields)]
         if self.committed >= 0:
             told.append(_added(mm.sys.commit, "committed", self.committed, pages))
         if below is None and above is None:
@@ -117,22 +129,26 @@ class PackedMmap(Packed):
         told.append(_added(mm.counters, "total_vm", self.total_vm, pages))
         if self.name:
             told.append(_added(mm.counters, self.name, self.of_class, pages))
-        told.append(Leave("mmap_region", self.start))
+        told += [Leave("mmap_region", self.start), Leave("mmap", self.start)]
         return told
 
 
 class PackedMunmap(Packed):
-    """do_mas_align_munmap of ``vma``; ``floor`` and ``ceiling`` are those of free_pgtables.
+    """munmap of ``vma``, called with ``length``; ``floor`` and ``ceiling`` are those of free_pgtables.
 
     The other numbers are what counters were before; ``committed`` is -1 where nothing was charged.
     """
 
-    __slots__ = ("ceiling", "committed", "floor", "map_count", "mm", "name", "of_class", "total_vm", "vma")
+    __slots__ = (
+        *("ceiling", "committed", "floor", "length", "map_count", "mm", "name", "of_class", "total_vm"),
+        "vma",
+    )
 
-    def __init__(self, mm: Mm, vma: Vma, floor: int, ceiling: int) -> None:
+    def __init__(self, mm: Mm, vma: Vma, length: int, floor: int, ceiling: int) -> None:
         data = mm.counters.data
         self.mm = mm
         self.vma = vma
+        self.length = length
         self.floor = floor
         self.ceiling = ceiling
         self.committed = mm.sys.commit.data["committed"] if vma.vm_flags & VM_ACCOUNT else -1
@@ -140,7 +156,7 @@ class PackedMunmap(Packed):
         self.total_vm = data["total_vm"]
         self.name = name = stat_class(vma.vm_flags)
         self.of_class = data[name] if name else 0
-        self.nr_records = 13 + (self.committed >= 0) + (name != "")
+        self.nr_records = 15 + (self.committed >= 0) + (name != "")
 
     def redo(self) -> None:
         """Do all writes again."""
@@ -168,10 +184,11 @@ class PackedMunmap(Packed):
             mm.sys.commit.data["committed"] = self.committed
 
     def unpack(self) -> list[Record]:
-        """The records of `do_munmap`."""
+        """The records of munmap."""
         mm, vma = self.mm, self.vma
         span = (("start", vma.start), ("end", vma.end))
         told: list[Record] = [
+            Enter("munmap", (("addr", vma.start), ("length", self.length))),
             Enter("do_mas_align_munmap", span),
             (mm.vmas, vma.start, vma, None),
             _added(mm.counters, "map_count", self.map_count, -1),
@@ -189,7 +206,7 @@ class PackedMunmap(Packed):
             told.append(_added(mm.counters, self.name, self.of_class, -vma.nr_pages))
         if self.committed >= 0:
             told.append(_added(mm.sys.commit, "committed", self.committed, -vma.nr_pages))
-        told.append(Leave("do_mas_align_munmap", 0))
+        told += [Leave("do_mas_align_munmap", 0), Leave("munmap", 0)]
         return told
 
 
@@ -197,46 +214,60 @@ def _added(counters: Counters, name: str, old: int, delta: int) -> Write:
     return counters, name, old, old + delta
 
 
-def mapped(mm: Mm, addr: int, size: int, vm_flags: int, pgoff: int) -> bool:
-    """`mmap_region` of private anonymous memory (bytes) with nothing in its way and within all limits, pages
-    not locked; False, and nothing done, where it is not so.
+_KIND = MAP_TYPE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_LOCKED | MAP_POPULATE
+
+
+def quick_mmap(mm: Mm, addr: int, length: int, prot: int, flags: int, fd: int, offset: int) -> int:
+    """mmap of private anonymous memory (bytes) with nothing in its way and within all limits, its pages neither
+    locked nor made; the address, or -1, and nothing done, where it is not so.
     """
+    if flags & _KIND != MAP_PRIVATE | MAP_ANONYMOUS or mm.field("def_flags"):
+        return -1
+    try:
+        start, size, vm_flags, pgoff = judge_mmap(mm, addr, length, prot, flags, None, offset)
+    except KernelError:
+        return -1
     pages = size >> 12
-    below, there, above = mm.vmas.around(addr, addr + size)
+    below, there, above = mm.vmas.around(start, start + size)
     if there or not may_expand_vm(mm, vm_flags, pages):
-        return False
-    flags, committed = vm_flags, -1
+        return -1
+    charged, committed = vm_flags, -1
     if accountable_mapping(vm_flags):
         if commit_refusal(mm, pages):
-            return False
-        flags |= VM_ACCOUNT
+            return -1
+        charged |= VM_ACCOUNT
         committed = mm.sys.commit.data["committed"]
-    grown = expansion(mm, addr, addr + size, flags, 0, pgoff, below, above)
+    grown = expansion(mm, start, start + size, charged, 0, pgoff, below, above)
     if grown is None:
-        new, below, above = (
-            Vma(addr, addr + size, flags | VM_SOFTDIRTY, pgoff, vm_get_page_prot(flags)),
-            None,
-            None,
-        )
+        new = Vma(start, start + size, charged | VM_SOFTDIRTY, pgoff, vm_get_page_prot(charged))
+        below = above = None
     else:
         new, below, above = grown
-    mm.sys.journal.perform(PackedMmap(mm, addr, size, vm_flags, committed, new, below, above))
-    return True
+    call = (addr, length, prot, flags, fd)
+    mm.sys.journal.perform(PackedMmap(mm, call, start, size, vm_flags, committed, new, below, above))
+    return start
 
 
 _SLOW = VM_LOCKED | VM_HUGETLB | VM_PFNMAP | VM_MIXEDMAP
 
 
-def unmapped(mm: Mm, vma: Vma, before: Vma | None, after: Vma | None) -> bool:
-    """`do_munmap` of a whole anonymous VMA that has no entry in the page tables, where no table goes with it;
-    False, and nothing done, where it is not so.  ``before`` and ``after`` are its neighbours.
+def quick_munmap(mm: Mm, addr: int, length: int) -> MmuGather | None:
+    """munmap of exactly one anonymous VMA that has no entry in the page tables, where no table goes with it;
+    None, and nothing done, where it is not so.
     """
-    if vma.vm_flags & _SLOW or vma.file or mm.unknown.data or mm.rss > mm.counters.data["hiwater_rss"]:
-        return False
+    end = addr + (length + 4095 & -4096)
+    before, there, after = mm.vmas.around(addr, end) if addr < end <= mm.task_size else (None, [], None)
+    if len(there) != 1:
+        return None
+    vma = there[0]
+    if vma.start != addr or vma.end != end or vma.vm_flags & _SLOW or vma.file or mm.unknown.data:
+        return None
+    if mm.rss > mm.counters.data["hiwater_rss"]:
+        return None
     floor = 0 if before is None else before.end
     ceiling = 0 if after is None else after.start
     arena = mm.sys.arena
     if arena.frees_tables(floor, ceiling) or not arena.is_clear(mm.pgd, vma.start, vma.end):
-        return False
-    mm.sys.journal.perform(PackedMunmap(mm, vma, floor, ceiling))
-    return True
+        return None
+    mm.sys.journal.perform(PackedMunmap(mm, vma, length, floor, ceiling))
+    return MmuGather(mm)

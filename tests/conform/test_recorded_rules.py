@@ -86,6 +86,8 @@ def test_memory_type_of_frames_that_are_reserved_write_back(ops: str, uncached: 
         # A fixed address is judged only after get_unmapped_area() has returned it, and then it may read as an error.
         ("mmap 0xffffffffffffffff 1p rw- private,anon,fixed", {"ret": -1, "errno": "EPERM"}),
         ("mmap 0xfffffffffffff000 1p rw- private,anon,fixed", {"ret": -1, "errno": "ENOMEM"}),
+        ("mmap B 1p rw- private,badfd 1", {"ret": -1, "errno": "EINVAL"}),
+        ("mmap B 1p rw- private,anon,hugetlb 1", {"ret": -1, "errno": "EINVAL"}),
         # Touches are at the same place of each page, and so is the byte that each leaves.
         (
             "mmap B 4p rw- private,anon; write B+16 3p 7; read B 3p",

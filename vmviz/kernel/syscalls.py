@@ -89,6 +89,8 @@ class Syscalls(FileCalls):
         backing = None
         held: list[int] = []
         try:
+            if offset & 4095:  # before the descriptor is looked at
+                raise KernelError("EINVAL", "mmap", f"offset {offset:#x} is not page aligned")
             if not flags & MAP_ANONYMOUS:
                 backing = open_backing(self.sys, self._file(fd, "mmap"))
                 if flags & MAP_HUGETLB:
@@ -96,8 +98,7 @@ class Syscalls(FileCalls):
             elif flags & MAP_HUGETLB:
                 check_size(flags, MAP_HUGE_SHIFT, MAP_HUGE_MASK)
                 length = -(-length // HPAGE_SIZE) * HPAGE_SIZE & ((1 << 64) - 1)
-                if not offset & 4095:
-                    backing = self._hugetlb_file_setup(length)
+                backing = self._hugetlb_file_setup(length)
                 held = self._hold_huge_files(addr, length) if flags & MAP_FIXED else []
             address = do_mmap(self.mm, addr, length, prot, flags, backing, offset, self._shared_anonymous)
             locked = (flags | self.mm.field("def_flags")) & VM_LOCKED  # MAP_LOCKED has its value

@@ -111,10 +111,8 @@ def judge_mmap(
 
     Errors, in the kernel's order: EINVAL, ENOMEM, EPERM, EEXIST, EAGAIN, EOVERFLOW, EACCES, ENODEV.
     """
-    if offset & 4095:
-        _fail("EINVAL", f"offset {offset:#x} is not page aligned")
-    if length == 0:
-        _fail("EINVAL", "length is 0")
+    if length == 0 or offset & 4095:
+        _fail("EINVAL", "length is 0" if length == 0 else f"offset {offset:#x} is not page aligned")
     if flags & MAP_FIXED_NOREPLACE:
         flags |= MAP_FIXED
     if not flags & MAP_FIXED:

@@ -125,3 +125,27 @@ def test_use_that_an_unmapped_page_is_known_for(ops: str, flags: int) -> None:
     frames = player.machine.sys.frames
     for value in leaves_of(player.machine, *player.window).values():
         assert frames.flags.flat[pte_pfn(value)] & (PG_REFERENCED | PG_ACTIVE) == flags
+
+
+@pytest.mark.parametrize(
+    ("ops", "uncached"),
+    [
+        # What is cut out of the middle or the beginning is no reservation of its own: only the end is given back.
+        ("mmap B+8p 6p r-- shared,dev:pfnmmio 2p; munmap B+10p 2p; munmap B+8p 6p", [0, 0, 0, 0]),
+        # The end can be cut off, and what is left goes as a whole.
+        ("mmap B+8p 6p r-- shared,dev:pfnmmio 2p; munmap B+10p 4p", [0, 0, 1, 1]),
+        ("mmap B+8p 6p r-- shared,dev:pfnmmio 2p; munmap B+10p 4p; munmap B+8p 2p", [1, 1, 1, 1]),
+        # A moved mapping takes its reservation along.
+        ("mmap B+8p 6p r-- shared,dev:pfnmmio; mremap B+8p 6p 6p maymove,fixed B+16p", [0, 0, 0, 0]),
+        ("mmap B+8p 6p r-- shared,dev:pfnmmio; mremap B+8p 6p 6p maymove,fixed B+16p; munmap B+16p 6p", [1, 1, 1, 1]),
+        # A child has its own.
+        ("mmap B+8p 6p r-- shared,dev:pfnmmio; fork; read B 0; endfork keep; munmap B+8p 6p", [0, 0, 0, 0]),
+        ("mmap B+8p 6p r-- shared,dev:pfnmmio; fork; read B 0; endfork keep; munmap B+8p 6p; reap", [1, 1, 1, 1]),
+        # The first entry tells a shared mapping's frames; a private one knows them by vm_pgoff when it is a copy.
+        ("mmap B+8p 4p rw- private,dev:pfnmmio 2p; write B+8p 1p; munmap B+8p 4p", [1, 1, 1, 1]),
+    ],
+)  # fmt: skip
+def test_reservations_that_are_cut_leak_move_and_are_copied(ops: str, uncached: list[int]) -> None:
+    player, _ = replayed(f"{ops}; mmap B 4p r-- shared,dev:lazymmio 2p; read B 4p")
+    values = leaves_of(player.machine, BASE, BASE + (4 << 12)).values()
+    assert [int(bool(value & _PAGE_PCD)) for value in values] == uncached

@@ -19,12 +19,12 @@ from ..kernel.mm.flags import (
     VM_DONTEXPAND,
     VM_IO,
     VM_MIXEDMAP,
-    VM_PAT,
     VM_PFNMAP,
     is_cow_mapping,
 )
 from ..kernel.mm.frames import PG_RESERVED, DeviceRegion
 from ..kernel.mm.memory.fault import FaultContext, insert_pfn_run
+from ..kernel.mm.memory.memtype import memtype_intervals
 from ..kernel.mm.memory.pfn import (
     VM_FAULT_NOPAGE,
     VM_FAULT_SIGBUS,
@@ -135,7 +135,7 @@ def _lazy(name: str, first: int, pages: int, uncached: bool) -> tuple[Mmap, VmOp
 
     def fault(ctx: FaultContext) -> int:
         pfn = first + ctx.pgoff
-        if not uncached or not (reserved := _reserved(ctx.mm.sys)):
+        if not uncached or not (reserved := memtype_intervals(ctx.mm.sys)):
             # Where no memory type is reserved, as for the hole, track_pfn_insert() chooses UC-.
             prot = pgprot_noncached(ctx.vma.page_prot) if uncached else None
             return insert_pfn_run(ctx, pfn, prot)
@@ -145,21 +145,6 @@ def _lazy(name: str, first: int, pages: int, uncached: bool) -> tuple[Mmap, VmOp
         return insert_pfn_run(run, pfn, None if known else pgprot_noncached(ctx.vma.page_prot))
 
     return mmap, VmOperations(name, fault, per_page=True)
-
-
-def _reserved(system: System) -> list[tuple[int, int]]:
-    """The frames of the hole that are mapped write-back by remap_pfn_range(): their memory type is reserved.
-
-    Simplified: what a VMA reserved goes with its VM_PAT; reservations that a split makes the kernel leak do
-    too.
-    """
-    out = []
-    for mm in system.mms():
-        for vma in mm.vmas:
-            if vma.ops == "vmoracle:pfnmmio" and vma.vm_flags & VM_PAT:
-                low = vma.pgoff + (0 if is_cow_mapping(vma.vm_flags) else MMIO_PFN)
-                out.append((low, low + vma.nr_pages))
-    return out
 
 
 def _mixed(name: str, pool: DriverPages) -> Mmap:

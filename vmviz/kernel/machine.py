@@ -100,6 +100,7 @@ class Machine(Processes, Syscalls):
             s.ids,
             s.commit,
             s.driver_pages,
+            s.memtypes,
             s.sysctl,
             s.thp,
             s.hugetlb,

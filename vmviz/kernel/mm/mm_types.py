@@ -133,6 +133,7 @@ class System:
     ids: Counters = attrs.field(factory=lambda: Counters("ids", ("file", "inode", "anon_vma", "mm", "pid")))
     commit: Counters = attrs.field(factory=lambda: Counters("commit", ("committed",)))
     driver_pages: Keyed = attrs.field(factory=lambda: Keyed("driver_pages"))
+    memtypes: Keyed = attrs.field(factory=lambda: Keyed("memtypes"))
     anon_vmas: Keyed = attrs.field(factory=lambda: Keyed("anon_vmas"))
     swap: SwapArea = attrs.field(
         default=attrs.Factory(lambda self: SwapArea(self.frames.contents), takes_self=True)

@@ -21,6 +21,7 @@ from ...arch.x86 import (
     _PAGE_RW,
     _PAGE_SPECIAL,
     _PAGE_SWP_EXCLUSIVE,
+    pte_pfn,
 )
 from ...errors import KernelError
 from ...trace.bulk import AddLane, Bulk, CopyLane, CountLane, FlipLane, Lane, SetLane
@@ -33,6 +34,7 @@ from ..mm_types import Mm
 from ..swapfile import user_lanes
 from ..vma import Vma
 from .alike import Alike, all_have, anonymous
+from .memtype import memtype_reserve
 from .normal_page import ANON_PAGE, OTHER_ENTRY, RAW, RSS_OF_KIND, device_lanes, kinds_of, pfns_of
 
 
@@ -62,6 +64,7 @@ def track_pfn_copy(mm: Mm, vma: Vma) -> None:
             "track_pfn_copy",
             f"the first page of the VM_PAT mapping at {vma.start:#x} is no raw frame any more",
         )
+    memtype_reserve(mm.sys, pte_pfn(entry), pte_pfn(entry) + vma.nr_pages)
 
 
 def copy_page_range(parent: Mm, child: Mm, vma: Vma) -> None:

@@ -33,6 +33,7 @@ from ..frames import PG_ANON
 from ..mm_types import Mm
 from ..page_alloc import OutOfMemory
 from ..vma import Vma
+from .memtype import memtype_reserve
 from .normal_page import device_line_lanes
 
 VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_MAJOR, VM_FAULT_SIGSEGV, VM_FAULT_NOPAGE = 0x1, 0x2, 0x4, 0x40, 0x100
@@ -90,6 +91,7 @@ def remap_pfn_range(
     flags |= VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP
     if whole:
         flags |= VM_PAT  # track_pfn_remap: the memtype of the whole VMA is reserved
+        memtype_reserve(mm.sys, pfn, pfn + vma.nr_pages)
     new = vma.replace(vm_flags=flags, pgoff=pgoff)
     mm.set_vma(vma, new)
     _remap_range(mm, addr, end, pfn, (vma.page_prot if prot is None else prot) | _PAGE_SPECIAL, func)

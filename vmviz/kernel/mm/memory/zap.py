@@ -35,6 +35,7 @@ from ..swap import accessed
 from ..swapfile import slots_dropped, user_lanes
 from ..vma import Vma
 from .alike import Alike, anonymous
+from .memtype import untrack_pfn
 from .normal_page import (
     ANON_PAGE,
     OTHER_ENTRY,
@@ -201,17 +202,6 @@ def unmap_single_vma(
     gather.cleared += cleared
     gather.unknown += unknown
     return cleared, unknown
-
-
-def untrack_pfn(mm: Mm, vma: Vma) -> None:
-    """Drop the memtype reservation of the whole VMA and clear VM_PAT (arch/x86/mm/pat/memtype.c)."""
-    j = mm.sys.journal
-    current = mm.vmas.get(vma.start)
-    if current is None or not current.vm_flags & VM_PAT:
-        return
-    j.enter("untrack_pfn", ("vma", vma.start))
-    mm.set_vma(current, current.replace(vm_flags=current.vm_flags & ~VM_PAT))
-    j.leave("untrack_pfn")
 
 
 def unmap_page_range(

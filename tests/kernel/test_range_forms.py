@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import given, settings
 
@@ -14,6 +15,7 @@ from vmviz.kernel import KernelError, Machine, SignalRaised
 from vmviz.kernel.mm.flags import (
     MADV_DONTNEED,
     MADV_DONTNEED_LOCKED,
+    MADV_PAGEOUT,
     MADV_POPULATE_READ,
     MADV_POPULATE_WRITE,
     MAP_ANONYMOUS,
@@ -278,3 +280,86 @@ def test_many_tables_are_made_as_one_record() -> None:
     assert len(records) < 70
     assert verify(m) == []
     assert m.mm.counters.data["min_flt"] == 1700
+
+
+def busy(scattered: bool = False) -> tuple[Machine, int]:
+    """A machine with three full tables and a bit, at frames in runs or, mapped from the top down, one by one."""
+    m, at = several_tables(ram=32 << 20)
+    if scattered:
+        for page in range(1699, -1, -1):
+            m.store(at + (page << 12), 1, page & 0xFF)
+    else:
+        m.madvise(at, 1700 << 12, MADV_POPULATE_WRITE)
+    return m, at
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+def test_a_position_inside_any_record_of_a_large_range_keeps_the_counts(scattered: bool) -> None:
+    m, at = busy(scattered)
+    start = m.journal.end[0]
+    m.mprotect(at, 1700 << 12, "r")
+    m.mprotect(at, 1700 << 12, "rw")
+    child = m.fork()
+    m.madvise(at, 1700 << 12, MADV_DONTNEED)
+    m.switch_to(child)
+    m.madvise(at, 1700 << 12, MADV_DONTNEED)
+    assert verify(m) == []
+    end, seen = m.digest(), 0
+    for i, record in enumerate(m.journal.records[start:], start):
+        if isinstance(record, Bulk) and record.n > 64:
+            for step in (1, record.n // 3, record.n - 1):
+                m.journal.seek((i, step))
+                assert verify_counts(m) == []
+                assert m.arena.check() == []
+                seen += 1
+    assert seen >= 20
+    m.journal.seek((0, 0))
+    m.journal.seek(m.journal.end)
+    assert m.digest() == end
+
+
+def test_large_ranges_are_kept_in_short() -> None:
+    """What a record of 1,700 pages in a few runs keeps does not grow with the pages."""
+    m, at = busy()
+    start = m.journal.end[0]
+    m.mprotect(at, 1700 << 12, "r")
+    m.fork()
+    m.madvise(at, 1700 << 12, MADV_DONTNEED)
+    bulks = [r for r in m.journal.records[start:] if isinstance(r, Bulk)]
+    halves = [
+        (name, n) for name in ("change_pte_range", "copy_present_pte", "zap_pte_range") for n in (300, 1400)
+    ]
+    assert [(r.func, r.n) for r in bulks] == [
+        *halves[:2],
+        ("__pte_alloc", 3),
+        *halves[2:],
+        ("put_page", 1700),
+    ]
+    for record in bulks:
+        if record.n > 64:
+            kept = [
+                getattr(lane, name, 0)
+                for lane in record.lanes
+                for name in ("index", "old", "new", "delta", "bits")
+            ]
+            assert not any(isinstance(values, np.ndarray) for values in (*kept, record.addresses)), record
+
+
+def test_a_mixed_range_is_judged_entry_by_entry() -> None:
+    """Holes, the zero page, swap and pages of the parent's in one range: each entry gets what it should."""
+    m, at = busy()
+    m.madvise(at + (100 << 12), 50 << 12, MADV_DONTNEED)
+    m.madvise(at + (120 << 12), 10 << 12, MADV_POPULATE_READ)
+    m.madvise(at + (900 << 12), 30 << 12, MADV_PAGEOUT)
+    child = m.fork()
+    m.store(at + (400 << 12), 100 << 12, 3)
+    m.mprotect(at, 1700 << 12, "r")
+    m.mprotect(at, 1700 << 12, "rw")
+    assert verify(m) == []
+    writable = {va for va, entry in leaves(m.mm) if entry & 2 and entry & 1}
+    assert writable == {at + (page << 12) for page in range(400, 500)}, "only what is the parent's alone"
+    m.madvise(at, 1700 << 12, MADV_DONTNEED)
+    m.switch_to(child)
+    assert m.load(at + (450 << 12)).data == b"\0"
+    m.munmap(at, 1700 << 12)
+    assert verify(m) == []

@@ -209,6 +209,9 @@ class PageWalk:
             row = self._parent(pgd, va)
             if row >= 0:
                 entries = self.rows[row, (va >> shift) & mask : (((stop - 1) >> shift) & mask) + 1]
+                if not entries.any():
+                    va = stop
+                    continue
                 # frame 0 is no table's: empty entries
                 rows = self.row_of.array[(entries & _PFN) >> _SHIFT].astype(np.int64) - 1
                 if self.huge.data:
@@ -243,7 +246,8 @@ class PageWalk:
             n, first = len(rows), int(rows[0])
             breaks = [0, n]
             if first < 0 or int(rows[-1]) - first != n - 1 or (rows[1:] - rows[:-1] != 1).any():
-                apart = (rows[1:] - rows[:-1] != 1) | (rows[:-1] < 0)
+                there = rows >= 0
+                apart = (rows[1:] - rows[:-1] != 1) & (there[1:] | there[:-1]) | (there[1:] != there[:-1])
                 breaks = [0, *(np.flatnonzero(apart) + 1).tolist(), n]
             for a, b in pairwise(breaks):
                 row = int(rows[a])

@@ -291,8 +291,9 @@ def calls() -> None:
 @click.option("--json", "json_", is_flag=True, help="An array with an object for each workload.")
 @click.option("--list", "list_", is_flag=True, help="List the workloads; nothing is run.")
 @click.option("--scale", default=1, type=click.IntRange(1), help="Divide the sizes, for a quick look.")
-def bench(names: tuple[str, ...], json_: bool, list_: bool, scale: int) -> None:
-    """Measure vmviz beside the real kernel and the usual tools; NAME is a workload's name or row.
+@click.option("--svg", default="", metavar="FILE", help="Draw the growth workloads into FILE, too.")
+def bench(names: tuple[str, ...], json_: bool, list_: bool, scale: int, svg: str) -> None:
+    """Measure vmviz beside the real kernel and the usual tools; NAME is a workload's name or row, or `growth`.
 
     "At least" goals are yardstick / vmviz (times faster), "at most" goals vmviz / yardstick; median of 9
     interleaved repetitions, with lowest and highest. Exit status: 0 whether or not the goals are met.
@@ -306,7 +307,7 @@ def bench(names: tuple[str, ...], json_: bool, list_: bool, scale: int) -> None:
             echo(line)
         return
     try:
-        run_bench(names, echo, as_json=json_, scale=scale)
+        run_bench(names, echo, as_json=json_, scale=scale, svg=svg)
     except VmvizError as error:
         die(str(error))
 

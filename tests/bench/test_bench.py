@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
 
 from vmviz.bench.command import WORKLOADS, chosen, line, listing
 from vmviz.bench.harness import Bench, Figure, MissingError, Workload, measure
+from vmviz.bench.images import SnapshotFile
+from vmviz.bench.plot import svg_plot, text_plot
+from vmviz.bench.terminal import COLUMNS, LINES, Terminal, vmviz_open
 from vmviz.cli import main
 from vmviz.kernel.errors import VmvizError
 
@@ -81,3 +87,81 @@ def test_the_command() -> None:
     (figure,) = json.loads(result.output)
     assert {"name", "ratio", "low", "high", "goal", "met", "note"} <= figure.keys()
     assert CliRunner().invoke(main, ["bench", "nothing"]).exit_code == 2
+
+
+def test_without_a_pseudo_terminal_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> tuple[int, int]:
+        raise OSError("out of pty devices")
+
+    monkeypatch.setattr("pty.openpty", none)
+    for name in ("key", "key-scroll", "start", "growth-key"):
+        figure = measure(chosen([name])[0], scale=600, repetitions=1)
+        assert (figure.ratio, figure.met) == (None, None)
+        assert "no pseudo terminal" in figure.note
+
+
+def test_a_program_that_ends_at_once_is_said_with_its_words() -> None:
+    terminal = Terminal([sys.executable, "-c", "print('no such thing')"])
+    try:
+        with pytest.raises(MissingError, match="no such thing"):
+            terminal.first_frame(b"framebuffer")
+    finally:
+        terminal.close()
+
+
+def test_the_first_frame_is_whole() -> None:
+    pyte = pytest.importorskip("pyte")
+    snapshot = SnapshotFile(5000)
+    terminal = Terminal(vmviz_open(snapshot.path))
+    try:
+        terminal.first_frame(b"many")
+        shown = pyte.Screen(COLUMNS, LINES)
+        pyte.ByteStream(shown).feed(bytes(terminal.output))
+        text = "\n".join(shown.display)
+        for words in (
+            "many (pid 4711)",
+            "5000 VMAs",
+            "Page tables",
+            "Frames",
+            "PGD",
+            "mapped by many",
+            "zap a range",
+        ):
+            assert words in text
+        assert terminal.key() > 0
+    finally:
+        terminal.close()
+        snapshot.close()
+
+
+def test_growth_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "growth.svg"
+    result = CliRunner().invoke(
+        main, ["bench", "growth-zap", "growth-step", "--scale", "60", "--svg", str(path)]
+    )
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert any(line.startswith("growth-zap (VMAs)") for line in lines)
+    assert sum("#" in line and line.rstrip().endswith("s") for line in lines) >= 4
+    root = ElementTree.parse(path).getroot()
+    assert len(root.findall("{*}polyline")) == 2
+    wrong = CliRunner().invoke(
+        main, ["bench", "growth-zap", "--scale", "600", "--svg", str(tmp_path / "no" / "x")]
+    )
+    assert (wrong.exit_code, "Traceback" in wrong.output) == (2, False)
+
+
+def test_growth_chooses_all_its_workloads() -> None:
+    names = [w.name for w in chosen(["growth"])]
+    assert names == [w.name for w in chosen(["19"])]
+    assert len(names) >= 9
+
+
+def test_a_curve_that_is_cut_off_still_has_the_goal() -> None:
+    figure = Figure("growth-x", 19, 50.0, 50.0, 50.0, "", False, "VMAs", 1.0, ((100, 1e-6), (1000, 5e-5)))
+    _, two, three = text_plot([figure])
+    assert (two.count("|"), three.count("+")) == (1, 1)
+    assert len(three) < 80
+    assert "50x" in three
+    ElementTree.fromstring(svg_plot([figure]))
+    ElementTree.fromstring(svg_plot([]))

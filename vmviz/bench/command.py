@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ..kernel.errors import VmvizError
 from ..script.values import nearest
+from .growth import GROWTH
 from .harness import REPETITIONS, Figure, Workload, measure
 from .live import LIVE
 from .memory import MEMORY
 from .model import MODEL
+from .plot import svg_plot, text_plot
+from .screen import SCREEN
 from .startup import STARTUP
 
-WORKLOADS: tuple[Workload, ...] = tuple(sorted((*MEMORY, *MODEL, *LIVE, *STARTUP), key=lambda w: w.row))
+WORKLOADS: tuple[Workload, ...] = tuple(
+    sorted((*MEMORY, *MODEL, *LIVE, *SCREEN, *GROWTH, *STARTUP), key=lambda w: w.row)
+)
 """All workloads, by row."""
 
 
@@ -23,7 +29,9 @@ def chosen(names: Sequence[str]) -> list[Workload]:
         return list(WORKLOADS)
     out: list[Workload] = []
     for name in names:
-        found = [w for w in WORKLOADS if name in (w.name, str(w.row))]
+        found = [
+            w for w in WORKLOADS if name in (w.name, str(w.row), w.name.partition("-")[0] * (w.row == 19))
+        ]
         if not found:
             names = [w.name for w in WORKLOADS]
             near = nearest(name, names)
@@ -40,8 +48,12 @@ def bench(
     as_json: bool = False,
     scale: int = 1,
     repetitions: int = REPETITIONS,
+    svg: str = "",
 ) -> list[Figure]:
-    """Run the workloads, tell each as it is done (with ``as_json`` all at the end), and return the figures."""
+    """Run the workloads, tell each as it is done (with ``as_json`` all at the end), and return the figures.
+
+    Those about growth are drawn below, and into the file ``svg``.  Raises `VmvizError`.
+    """
     figures = []
     for workload in chosen(names):
         figure = measure(workload, scale, repetitions)
@@ -53,7 +65,14 @@ def bench(
     else:
         judged = [f for f in figures if f.met is not None]
         met, missing = sum(bool(f.met) for f in judged), len(figures) - len(judged)
+        for words in text_plot(figures):
+            echo(words)
         echo(f"{met} of {len(judged)} goals met, {missing} without a yardstick")
+    if svg:
+        try:
+            Path(svg).write_text(svg_plot(figures), encoding="utf-8")
+        except OSError as error:
+            raise VmvizError(f"{svg}: {error.strerror}") from error
     return figures
 
 

@@ -7,7 +7,7 @@ What is not the thing itself (putting the state back, making a mapping) happens 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import attrs
@@ -36,6 +36,8 @@ class Bench:
     note: str = ""
     apart: bool = False
     close: Callable[[], None] = lambda: None
+    curve: Callable[[], Sequence[tuple[int, float]]] | None = None
+    """Seconds at each size, where the workload is about growth."""
 
 
 @attrs.frozen
@@ -77,6 +79,7 @@ class Figure:
     met: bool | None
     note: str
     seconds: float
+    curve: tuple[tuple[int, float], ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The object of ``--json``."""
@@ -95,6 +98,7 @@ def measure(workload: Workload, scale: int = 1, repetitions: int = REPETITIONS) 
     try:
         bench = workload.prepare(scale)
         ours, yard = _samples(bench, repetitions)
+        curve = tuple(bench.curve()) if bench.curve is not None else ()
     except MissingError as error:
         return _unjudged(workload, str(error))
     finally:
@@ -113,7 +117,8 @@ def measure(workload: Workload, scale: int = 1, repetitions: int = REPETITIONS) 
         met = low == high == 1
     else:
         met = ratio >= workload.goal if at_least else ratio <= workload.goal
-    return Figure(workload.name, workload.row, ratio, low, high, workload.goal_text, met, bench.note, seconds)
+    goal, note = workload.goal_text, bench.note
+    return Figure(workload.name, workload.row, ratio, low, high, goal, met, note, seconds, curve)
 
 
 def _unjudged(workload: Workload, note: str, seconds: float = 0.0) -> Figure:

@@ -11,6 +11,7 @@ import select
 import struct
 import subprocess
 import sys
+from pathlib import Path
 from time import perf_counter
 
 from .harness import MissingError
@@ -22,7 +23,7 @@ KEY_SILENCE = 0.06
 """The same for a key: several times the pause that Textual keeps between two paintings."""
 PATIENCE = 60.0
 _SYNC_QUERY, _SYNC_ANSWER = b"\x1b[?2026$p", b"\x1b[?2026;2$y"
-DOWN = b"\x1b[B"
+UP, DOWN = b"\x1b[A", b"\x1b[B"
 
 
 class Terminal:
@@ -96,26 +97,11 @@ class Terminal:
         os.close(self.master)
 
 
-BARE = """
-from textual.app import App
-from textual.widgets import Static
-
-class Bare(App):
-    BINDINGS = [("down", "down", "Down")]
-    n = 0
-
-    def compose(self):
-        yield Static("row 0 of 65536")
-
-    def action_down(self):
-        self.n += 1
-        self.query_one(Static).update(f"row {self.n} of 65536")
-
-Bare().run()
-"""
-"""The smallest Textual app that answers the same key."""
-
-
 def bare() -> list[str]:
-    """The command of the bare app."""
-    return [sys.executable, "-c", BARE]
+    """The command of the bare app; a file of its own, so that nothing of vmviz is imported."""
+    return [sys.executable, str(Path(__file__).with_name("bareapp.py"))]
+
+
+def vmviz_open(path: str) -> list[str]:
+    """The command that opens a file in the app."""
+    return [sys.executable, "-m", "vmviz", "open", path]

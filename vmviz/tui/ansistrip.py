@@ -20,9 +20,9 @@ from textual.geometry import Region, Spacing
 from textual.strip import Strip
 from textual.widget import Widget
 
-from vmviz.tui.glyphs import clean, to_ascii
+from vmviz.tui.glyphs import clean, is_clean, to_ascii
 from vmviz.tui.styles import RESET, StyleError, StyleTable, line_segments
-from vmviz.views.cells import Line
+from vmviz.views.cells import Line, fit
 
 _CACHES: Final = {
     "_divide_cache": 4,
@@ -105,32 +105,47 @@ class AnsiStrip(Strip):
         system = console._color_system or ColorSystem.TRUECOLOR
         sgr = self._table.sgr(system)
         make = to_ascii if self._plain else clean
+        line = self._line
+        whole = "".join([text for text, _ in line])
+        if not (make is clean and is_clean(whole)):
+            line = [(make(text), role) for text, role in line]
+        over = len(whole) - self._columns
+        if over > 0:
+            line = fit(line, self._columns)
         out: list[str] = []
-        last, run = "", ""
-        left = self._columns
-        for whole, role in self._line:
-            text = whole[:left]
-            if not text:
-                continue
-            code = sgr.get(role, "")
-            if not code:
-                raise StyleError(f"there is no role {role!r}")
-            if code == last:
-                run += text
-            else:
-                if run:
-                    out += (last, make(run))
-                last, run = code, text
-            left -= len(text)
-        if run:
-            out += (last, make(run))
-        if left > 0:
-            out += ("" if last == sgr["text"] else sgr["text"], " " * left)
+        last = ""
+        try:
+            for text, role in line:
+                code = sgr[role]
+                if code != last:
+                    out.append(code)
+                    last = code
+                out.append(text)
+        except KeyError as error:
+            raise StyleError(f"there is no role {error}") from None
+        if over < 0:
+            out += ("" if last == sgr["text"] else sgr["text"], " " * -over)
         if self._tail:
             out += (self._tail_table.sgr(system)["rule"], self._tail)
         out.append(RESET)
         kept = self._render_cache = "".join(out)
         return kept
+
+
+def filtered(strips: Sequence[Strip], by: LineFilter, background: Color) -> list[Strip]:
+    """Strips as a filter leaves them; what it does to strips of one style table is found out once."""
+    same: dict[tuple[int, int], bool] = {}
+    out: list[Strip] = []
+    for strip in strips:
+        if type(strip) is AnsiStrip:
+            key = id(strip._table), id(strip._tail_table)
+            if key not in same:
+                same[key] = strip.apply_filter(by, background) is strip
+            if same[key]:
+                out.append(strip)
+                continue
+        out.append(strip.apply_filter(by, background))
+    return out
 
 
 class DirectLines(Widget):
@@ -185,7 +200,7 @@ class DirectLines(Widget):
             if filters := self.get_line_filters():
                 background = self.background_colors[1]
                 for line_filter in filters:
-                    strips = [strip.apply_filter(line_filter, background) for strip in strips]
+                    strips = filtered(strips, line_filter, background)
             drawn.update(zip(missing, strips, strict=True))
         strips = [drawn[y] for y in lines]
         if crop.column_span != (0, width):

@@ -31,7 +31,7 @@ from .commands import Actions
 from .director import Director
 from .glyphs import ascii_wanted
 from .keymap import bindings
-from .layout import PANES, WIDE_COLUMNS, SceneContainer, arrange
+from .layout import PANES, WIDE_COLUMNS, Ground, SceneContainer, arrange
 from .messages import AddressChosen, FrameChosen
 from .panes.frames import FramePane
 from .panes.log import LogPane
@@ -84,6 +84,10 @@ class VmvizApp(Asking):
         self._told: tuple[object, ...] = ()
 
     # -- the screen
+
+    def get_default_screen(self) -> Screen[Any]:
+        """The screen under all others."""
+        return Ground(id="_default")
 
     def compose(self) -> ComposeResult:
         """The widgets; `SceneLayout` says where they stand."""

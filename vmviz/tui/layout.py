@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from textual.containers import Container
 from textual.geometry import Offset, Region, Size, Spacing
 from textual.layout import ArrangeResult, Layout, WidgetPlacement
+from textual.screen import Screen
 from textual.widget import Widget
 
 WIDE_COLUMNS = 100
@@ -133,6 +134,12 @@ class SceneLayout(Layout):
             if child.id in regions:
                 x, y, w, h = regions[child.id]
                 yield WidgetPlacement(Region(x, y, w, max(0, h)), Offset(0, 0), nowhere, child, order, False)
+
+
+class Ground(Screen[None]):
+    """The main screen itself: nothing of it is seen, so none of its lines is drawn."""
+
+    BLANK = True
 
 
 class SceneContainer(Container):

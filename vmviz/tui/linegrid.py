@@ -265,14 +265,20 @@ class LineGrid(DirectLines, ScrollView, can_focus=True, inherit_bindings=False):
         plain = bool(getattr(self.app, "ascii_glyphs", False))
         rules = book.table()
         bars = self._bars(count)
+        plain_bar, double_bar = (
+            ("", "")
+            if not (self.right_rule and width)
+            else (to_ascii("│"), to_ascii("║"))
+            if plain
+            else ("│", "║")
+        )
+        cursor = self.cursor if self.row_cursor else -1
+        chosen = type(self).row_class is not LineGrid.row_class
+        strips = self._strips
         out: list[Strip] = []
         for y in lines:
             row = y - TITLE_ROWS + top
-            bar = ""
-            if self.right_rule and width:
-                bar = "║" if y in bars else "│"
-                if plain:
-                    bar = to_ascii(bar)
+            bar = double_bar if y in bars else plain_bar
             if y < TITLE_ROWS:
                 out.append(AnsiStrip(self.title_line(text_width), text_width, rules, plain, bar))
                 continue
@@ -280,17 +286,17 @@ class LineGrid(DirectLines, ScrollView, can_focus=True, inherit_bindings=False):
                 out.append(AnsiStrip([], text_width, rules, plain, bar))
                 continue
             self.rows_rendered += 1
-            variant = self._variant(row)
+            variant = self._variant(row) if row == cursor or self._hover is not None or chosen else ""
             key = (width, self._generation, book.generation, variant, bar, plain)
-            kept, strip = self._strips.get(row, (None, None))
+            kept, strip = strips.get(row, (None, None))
             if strip is None or kept != key:
                 self.rows_pulled += 1
                 # The rule at the right is a rule on every row: it does not take the row's background.
                 line = self.row(row, text_width)
                 strip = AnsiStrip(line, text_width, book.table(variant), plain, bar, rules)
-                if len(self._strips) >= _CACHED_ROWS:
-                    self._strips.clear()
-                self._strips[row] = (key, strip)
+                if len(strips) >= _CACHED_ROWS:
+                    strips.clear()
+                strips[row] = (key, strip)
             out.append(strip)
         return out
 

@@ -26,6 +26,8 @@ from .scene import Scene
 from .vma_index import Stamp, VmaIndex, mapped_pfns, region_of_file
 
 _WIDE, _NARROW = 16, 32
+_MOST, _BESIDE_CELLS = 128, 40
+"""Cells of RAM in a row at most, and the columns that the address and the words beside them may need."""
 _DEVICE_CELLS = 16
 _INFO_ROWS = 4
 _LEGEND = (
@@ -88,11 +90,14 @@ class FrameView:
     (' 00000 rz·············· zone DMA', ['0x10', '0x1000'])
     """
 
-    def __init__(self, scene: Scene, layout: str) -> None:
+    def __init__(self, scene: Scene, layout: str, columns: int = 0) -> None:
+        """``columns``: where there are very many, a row has more cells."""
         self.scene = scene
         self.wide = layout == "wide"
         self.machine = machine = scene.machine
         self.per_row = _WIDE if self.wide else _NARROW
+        while 2 * self.per_row + _BESIDE_CELLS <= columns and self.per_row < _MOST:
+            self.per_row *= 2
         self._kept = _kept_of(machine)
         self._trailed = scene.trail.start, scene.trail.end
         self.pfn = scene.pfn if scene.pfn >= 0 else self._pfn_of_cursor()
@@ -370,17 +375,26 @@ class FrameView:
         """Cells of frames with what the cursor, the statement and the range add, equal neighbours joined."""
         inside = self._in_range(start, len(cells), cell)
         under = (self.pfn - start) // cell if self.pfn >= start else -1
+        marks = np.flatnonzero(filled | inside).tolist()
+        if marks or 0 <= under < len(cells):
+            cells = list(cells)
+            for k in marks:
+                glyph, state = cells[k]
+                if state not in ("cleared", "free", "unmapped"):
+                    cells[k] = glyph, "fresh" if filled[k] else "mark.range"
+            if 0 <= under < len(cells):
+                cells[under] = cells[under][0], "now"
         line: Line = []
-        for k, (glyph, state) in enumerate(cells):
-            role = state
-            if k == under:
-                role = "now"
-            elif state not in ("cleared", "free", "unmapped") and (filled[k] or inside[k]):
-                role = "fresh" if filled[k] else "mark.range"
-            if line and line[-1][1] == role:
-                line[-1] = (line[-1][0] + glyph, role)
+        last, run = "", ""
+        for glyph, role in cells:
+            if role == last:
+                run += glyph
             else:
-                line.append((glyph, role))
+                if run:
+                    line.append((run, last))
+                last, run = role, glyph
+        if run:
+            line.append((run, last))
         return line
 
     def _ram_line(self, index: int, i: int, width: int) -> Line:

@@ -139,9 +139,11 @@ def ram_cells(
     states = machine.frames.states.array[start:end]
     touched = trail.frames(start, end - start)
     free = states == FREE
-    filled, gone = any_in_cells(touched & ~free, cell), any_in_cells(touched & free, cell)
+    filled, gone = touched & ~free, touched & free
+    if cell > 1:
+        filled, gone = any_in_cells(filled, cell), any_in_cells(gone, cell)
     if cell == 1:
-        top = states.astype(np.int64)
+        top = states
     else:
         number = np.arange(end - start) // cell
         cells = int(number[-1]) + 1
@@ -149,8 +151,8 @@ def ram_cells(
         rest = np.where(counts[:, OTHER] > 0, OTHER, FREE)
         counts[:, (FREE, OTHER)] = 0
         top = np.where(counts.any(axis=1), counts.argmax(axis=1), rest)
-    glyphs: list[Cell] = [
-        ("×", "cleared") if g and s == FREE else GLYPHS[s]
-        for s, g in zip(top.tolist(), gone.tolist(), strict=True)
-    ]
+    glyphs = list(map(GLYPHS.__getitem__, top.tolist()))
+    for k in np.flatnonzero(gone).tolist():
+        if top[k] == FREE:
+            glyphs[k] = "×", "cleared"
     return glyphs, filled

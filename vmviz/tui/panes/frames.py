@@ -28,7 +28,7 @@ class FramePane(ViewPane):
 
     def make_view(self, scene: Scene, layout: str) -> FrameView:
         """The view of a scene."""
-        self.view = FrameView(scene, layout)
+        self.view = FrameView(scene, layout, self.text_width)
         self._at = self.view.pfn
         return self.view
 

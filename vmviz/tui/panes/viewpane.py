@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vmviz.tui.linegrid import LineGrid
-from vmviz.views.cells import Line, fit
+from vmviz.views.cells import Line
 from vmviz.views.rows import RowView
 from vmviz.views.scene import Scene
 
@@ -78,7 +78,7 @@ class ViewPane(LineGrid):
             if row not in visible:
                 stale.add(row)
                 continue
-            new = fit(self._line(row, width), width)
+            new = self._line(row, width)
             if columns != width or new != line:
                 stale.add(row)
                 ready[row] = width, new
@@ -95,7 +95,7 @@ class ViewPane(LineGrid):
     def row(self, index: int, width: int) -> Line:
         kept = self._ready.pop(index, None)
         if kept is None or kept[0] != width:
-            kept = width, fit(self._line(index, width), width)
+            kept = width, self._line(index, width)
         self._painted[index] = kept
         return kept[1]
 

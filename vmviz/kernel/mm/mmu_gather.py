@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..arch.tlb import TlbFlush
 from ..trace.bulk import AddLane, Bulk, Lane, SetLane
 from ..trace.pieces import Lines, Pieces, compact, index_of_cells
-from ..trace.store import Index, cells_of, index_of, is_runs, rising, runs_of, take
+from ..trace.store import Index, cells_of, distinct, index_of, is_runs, runs_of, take
 from .frames import HPAGE_PMD_NR, PG_COMPOUND, PG_SWAPCACHE, Frames
 from .page_alloc import FREE
 from .swapfile import free_swap_cache
@@ -117,7 +117,7 @@ class MmuGather:
         cached = pfns[(frames.flags.array[pfns] & PG_SWAPCACHE) != 0]
         for pfn in cached.tolist():
             free_swap_cache(self.mm.sys, pfn)
-        if len(pfns) < 16 or not (rising(pfns) or len(np.unique(pfns)) == len(pfns)):
+        if len(pfns) < 16 or not distinct(pfns):
             for pfn in pfns.tolist():
                 self.freed_pages += frames.put_page(pfn)
             return

@@ -31,6 +31,11 @@ def rising(cells: NDArray[np.int64]) -> bool:
     return bool((cells[1:] > cells[:-1]).all())
 
 
+def distinct(cells: NDArray[np.int64]) -> bool:
+    """Whether no cell comes twice."""
+    return rising(cells) or rising(np.sort(cells))
+
+
 def index_of(cells: NDArray[np.int64]) -> Index:
     """Cells as a slice where they are neighbours in line, which numpy serves several times faster.
 
@@ -155,7 +160,7 @@ class Column:
         elif isinstance(index, slice) or (len(index) > 32 and rising(index)):
             self.array[index] += delta
         else:
-            np.add.at(self.array, index, delta)
+            np.add.at(self.array, index, np.asarray(delta, self.array.dtype))  # of one type: much faster
 
     def serial(self) -> bytes:
         """The non-zero cells with their indices."""

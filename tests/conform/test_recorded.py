@@ -28,9 +28,24 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_there_are_recordings_of_every_subject() -> None:
-    assert len(NAMES) > 150
+    assert len(NAMES) > 250
     walks = {name.split("-")[1] for name in NAMES if name.startswith("walk-")}
-    assert walks >= {"swap", "merge", "file", "limit", "dev", "sparse", "wide", "big", "ht"}
+    assert walks >= {
+        "swap",
+        "merge",
+        "file",
+        "limit",
+        "dev",
+        "sparse",
+        "wide",
+        "big",
+        "ht",
+        "brk",
+        "mmio",
+        "odd",
+        "flags",
+        "forks",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)

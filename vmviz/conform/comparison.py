@@ -150,7 +150,7 @@ class Comparison:
     def _vmas(self, step: Step) -> Iterator[Row]:
         machine = self.player.machine
         vmas = machine.mm.vmas.overlapping(*step.window)
-        mine = [vma_fields(machine, v) | {"av": v.anon_vma} for v in vmas]
+        mine: list[dict[str, Any]] = [{**vma_fields(machine, v), "av": v.anon_vma} for v in vmas]
         sides = [
             {
                 v["s"]: _vma_words(v, av)

@@ -197,7 +197,7 @@ class Syscalls(FileCalls):
 
     def store(self, addr: int, length: int | bytes = 1, data: bytes | int = 0x5A) -> Access:
         """Write: one byte into each page of the range, or bytes from ``addr`` on: ``store(addr, b"text")``."""
-        if type(addr) is type(data) is int and length == 1 and 0 <= data < 256:
+        if type(addr) is int and type(data) is int and length == 1 and 0 <= data < 256:
             touched = touch_one(self.mm, addr, True, data)
             if touched is not None:
                 return WRITTEN[touched[1]]

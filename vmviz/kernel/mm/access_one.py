@@ -204,23 +204,20 @@ def _touch_present(mm: Mm, addr: int, slot: int, entry: int, write: bool, data: 
         return None
     s = mm.sys
     j, new = s.journal, entry | (_PAGE_ACCESSED | _PAGE_DIRTY if write else _PAGE_ACCESSED)
-    if write:
-        pfn = (entry & PTE_PFN_MASK) >> 12
-        column, i = s.frames.content_cell(pfn)
-        if column is not None:
-            old = column.flat[i]
-            try:
-                if isinstance(data, int):
-                    content = s.frames.contents.with_byte(old, addr & 4095, data)
-                else:
-                    content = s.frames.contents.written(old, addr & 4095, data)
-            except UnsupportedError:
-                return None
-        if new != entry:
-            j.write(s.arena, slot, new)
-        if column is not None and content != old:
-            j.write(column, i, content)
-    elif new != entry:
+    column, i = s.frames.content_cell((entry & PTE_PFN_MASK) >> 12) if write else (None, 0)
+    old = content = 0
+    if column is not None:
+        old = column.flat[i]
+        try:
+            if isinstance(data, int):
+                content = s.frames.contents.with_byte(old, addr & 4095, data)
+            else:
+                content = s.frames.contents.written(old, addr & 4095, data)
+        except UnsupportedError:
+            return None
+    if new != entry:
         j.write(s.arena, slot, new)
+    if column is not None and content != old:
+        j.write(column, i, content)
     s.tlbs[0].fill(mm.id, addr >> 12, new)
     return new, 0

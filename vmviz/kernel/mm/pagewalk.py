@@ -16,7 +16,6 @@ from ..arch.paging import PagingMode
 from ..arch.x86 import _PAGE_PSE, PTE_PFN_MASK, mk_pte, pmd_pfn, pte_flags
 from ..trace.store import Column, Keyed
 
-I32 = NDArray[np.int32]
 Run = tuple[int, int, int, tuple[int, ...]]
 _PFN, _PSE, _SHIFT = np.uint64(PTE_PFN_MASK), np.uint64(_PAGE_PSE), np.uint64(12)
 
@@ -197,7 +196,7 @@ class PageWalk:
                 yield (row << self.bits) | ((va >> self.page_shift) & self.leaf_mask), n, va
                 va = (va & -span) + span
 
-    def _tables(self, pgd: int, start: int, end: int) -> Iterator[tuple[I32, int]]:
+    def _tables(self, pgd: int, start: int, end: int) -> Iterator[tuple[NDArray[np.int64], int]]:
         """The rows of the last-level tables that ``[start, end)`` touches, -1 where there is none: for each table
         above them an array, looking at all of its entries at once, and the address that it begins with.
         """

@@ -195,7 +195,7 @@ class RangeColumn(Column):
         return self._array
 
     @array.setter
-    def array(self, array: NDArray[Any]) -> None:
+    def array(self, array: NDArray[Any]) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._array = array
 
     def get(self, key: int, /) -> int:

@@ -65,12 +65,12 @@ class ZapResult:
     refusal: Refusal | None = None
     ptes_cleared: int = 0
     ptes_unknown: int = 0
-    _tlb: tuple[TlbFlush, ...] = ()
+    _tlb: tuple[TlbFlush, ...] = attrs.field(default=(), alias="tlb")
     frames_freed: int = 0
     why_nothing: str = ""
-    _checks: tuple[CheckResult, ...] = ()
+    _checks: tuple[CheckResult, ...] = attrs.field(default=(), alias="checks")
     danger: str = ""
-    _few: ZapFew | None = attrs.field(default=None, eq=False)
+    _few: ZapFew | None = attrs.field(default=None, eq=False, alias="few")
 
     @property
     def tlb(self) -> tuple[TlbFlush, ...]:

@@ -74,6 +74,8 @@ def main(ctx: click.Context, theme: str | None, ascii_: bool | None) -> None:
     ctx.obj = {"theme": theme, "ascii": ascii_}
     if ctx.invoked_subcommand in (None, "open"):
         gc.disable()  # until the first frame: what is loaded stays, and there is much of it
+    elif ctx.invoked_subcommand != "run":
+        gc.enable()
     if ctx.invoked_subcommand is None:
         from .session.story import story_session
 
@@ -128,6 +130,8 @@ def run(
     from .script.report import Report
     from .script.runner import Runner
 
+    gc.freeze()
+    gc.enable()
     text, name = read_script(script)
     config = config_of(kernel, zap_contract)
     from .script.parser import looks_like_strace

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import attrs
 
+from .value import Value
+
 
 class VmvizError(Exception):
     """The base of every error that vmviz raises on purpose; its text is fit to be shown to a user."""
 
 
-@attrs.frozen
-class LegalRange:
+@attrs.frozen(eq=False, repr=False)
+class LegalRange(Value):
     """The nearest range that a refused call would have accepted, in bytes."""
 
     address: int
@@ -27,8 +29,8 @@ class LegalRange:
         return self.address + self.size
 
 
-@attrs.frozen
-class CheckResult:
+@attrs.frozen(eq=False, repr=False)
+class CheckResult(Value):
     """One condition that a kernel function judged: its name, both sides as text, and the outcome.
 
     ``passed`` is the outcome of the comparison; ``reached`` is false for a check that the kernel did not come
@@ -44,8 +46,8 @@ class CheckResult:
     note: str = ""
 
 
-@attrs.frozen
-class Refusal:
+@attrs.frozen(eq=False, repr=False)
+class Refusal(Value):
     """Why a call was refused: the check that failed, in words, and the nearest legal range (None: there is
     none).
     """

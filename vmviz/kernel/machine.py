@@ -29,13 +29,14 @@ from .processes import Processes, Task
 from .syscalls import Syscalls
 from .trace.journal import Journal, Position
 from .trace.store import Keyed, Store
+from .value import Value
 from .versions import kernel_version
 
 DEFAULT_RAM = 1 << 30
 
 
-@attrs.frozen
-class Config:
+@attrs.frozen(eq=False, repr=False)
+class Config(Value):
     """What a machine is made of: RAM and swap in bytes, the paging mode, the dials, whether [vvar] and [vdso] are
     mapped.
     """

@@ -13,10 +13,11 @@ import difflib
 import attrs
 
 from .errors import VmvizError
+from .value import Value
 
 
-@attrs.frozen
-class KernelVersion:
+@attrs.frozen(eq=False, repr=False)
+class KernelVersion(Value):
     """The differences of one version to 6.1, each where it is asked for.
 
     >>> kernel_version("6.18").munlock_merges, kernel_version("6.12").munlock_merges

@@ -9,6 +9,7 @@ from typing import Protocol
 import attrs
 
 from vmviz.kernel.errors import VmvizError
+from vmviz.kernel.value import Value
 
 WINDOW = 100
 """The most characters of a source line that a message shows; a longer line is cut around the error."""
@@ -25,8 +26,8 @@ class Positioned(Protocol):
     def end_column(self) -> int: ...
 
 
-@attrs.frozen(kw_only=True)
-class Place:
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class Place(Value):
     """A place in a text: ``line`` and ``column`` from 1, ``end_column`` one past the last character."""
 
     line: int = 1

@@ -9,11 +9,12 @@ import attrs
 from ..kernel.arch.tlb import TlbFlush
 from ..kernel.errors import CheckResult, Refusal
 from ..kernel.trace.journal import Position
+from ..kernel.value import Value
 from .values import format_addr
 
 
-@attrs.frozen
-class Signal:
+@attrs.frozen(eq=False, repr=False)
+class Signal(Value):
     """The signal that an access ended in."""
 
     name: str
@@ -21,8 +22,8 @@ class Signal:
     addr: int
 
 
-@attrs.frozen
-class Outcome:
+@attrs.frozen(eq=False, repr=False)
+class Outcome(Value):
     """The result of one statement.
 
     ``ret`` is an int, or None where nothing is returned; ``address`` says that it is an address or a frame

@@ -17,6 +17,8 @@ from vmviz.script.grammar import grammar
 from vmviz.script.nodes import Call, Comment, Script, Statement, TraceLine, walk
 from vmviz.script.values import nearest
 
+from ..kernel.value import Value
+
 if TYPE_CHECKING:
     from lark.exceptions import UnexpectedInput
 
@@ -74,8 +76,8 @@ _WORDS = {
 """What a message calls the tokens, in the order in which it lists them; the other tokens are not listed."""
 
 
-@attrs.frozen
-class Chunk:
+@attrs.frozen(eq=False, repr=False)
+class Chunk(Value):
     """One statement's part of the text: ``code`` is as long as ``[start, end)`` with its comments blanked."""
 
     start: int

@@ -7,9 +7,11 @@ from typing import Literal
 
 import attrs
 
+from ..value import Value
 
-@attrs.frozen
-class Level:
+
+@attrs.frozen(eq=False, repr=False)
+class Level(Value):
     """One level of page tables: ``shift`` is its lowest address bit, ``bits`` the width of its index.
 
     >>> Level("pmd", 21, 9).span, Level("pmd", 21, 9).entries
@@ -43,8 +45,8 @@ def make_levels(page_shift: int, **bits: int) -> tuple[Level, ...]:
     return tuple(levels)
 
 
-@attrs.frozen
-class EntryBit:
+@attrs.frozen(eq=False, repr=False)
+class EntryBit(Value):
     """A bit, or a field of ``width`` bits, of a page-table entry.
 
     >>> pkey = EntryBit("PKEY", 59, "protection key", width=4)
@@ -96,8 +98,8 @@ def mask_of(bits: Iterable[EntryBit], *names: str) -> int:
     return sum(first[name] for name in names)
 
 
-@attrs.frozen(kw_only=True)
-class Masks:
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class Masks(Value):
     """Which bits play which role; 0 where an architecture has none."""
 
     present: int
@@ -132,8 +134,8 @@ class Masks:
     """Bits that an empty entry may have (_PAGE_KNL_ERRATUM_MASK)."""
 
 
-@attrs.frozen
-class SwapLayout:
+@attrs.frozen(eq=False, repr=False)
+class SwapLayout(Value):
     """Where a not-present entry keeps the number of its swap file and its slot.
 
     >>> SwapLayout(59, 5, 9, 50, inverted=True).encode(3, 0xABCDEF) == 0x1FFFFFFEA8642000

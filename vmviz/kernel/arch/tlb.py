@@ -13,13 +13,14 @@ import attrs
 
 from ..trace.journal import Journal
 from ..trace.store import Keyed
+from ..value import Value
 
 TLB_SINGLE_PAGE_FLUSH_CEILING = 33
 TLB_ENTRIES = 64
 
 
-@attrs.frozen
-class TlbFlush:
+@attrs.frozen(eq=False, repr=False)
+class TlbFlush(Value):
     """One flush: ``kind`` is "pages" (INVLPG each) or "full"; the range is the hull of the cleared pages, in
     bytes.
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 
 import attrs
 
+from ..value import Value
+
 __all__ = [
     "PAGE_COPY",
     "PAGE_COPY_EXEC",
@@ -354,8 +356,8 @@ def cachemode2protval(mode: str) -> int:
 # Rights along a walk
 
 
-@attrs.frozen
-class Rights:
+@attrs.frozen(eq=False, repr=False)
+class Rights(Value):
     """What a walk lets through: stores, user mode, instruction fetches (reads always)."""
 
     write: bool

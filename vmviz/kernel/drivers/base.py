@@ -18,10 +18,11 @@ from ..mm.mm_types import File, Inode, Mm, System, VmOperations
 from ..mm.mmap import Backing
 from ..mm.page_alloc import DRIVER
 from ..mm.vma import Vma
+from ..value import Value
 
 
-@attrs.frozen
-class Driver:
+@attrs.frozen(eq=False, repr=False)
+class Driver(Value):
     """A character device or PCI resource file.
 
     ``mmap(mm, vma)`` is the file's mmap method: it returns the VMA as it left it, or raises `KernelError`.

@@ -13,6 +13,8 @@ from typing import Final
 
 import attrs
 
+from ..value import Value
+
 # The bits of vm_flags, from include/linux/mm.h.
 VM_NONE: Final = 0x0
 VM_READ: Final = 0x1
@@ -207,8 +209,8 @@ O_PATH: Final = 0o1000_0000
 O_TMPFILE: Final = 0o2000_0000 | O_DIRECTORY
 
 
-@attrs.frozen
-class VmFlag:
+@attrs.frozen(eq=False, repr=False)
+class VmFlag(Value):
     """One bit of vm_flags: number, code in smaps ("": smaps is silent), name and meaning."""
 
     bit: int

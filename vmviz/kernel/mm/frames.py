@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..trace.bulk import Bulk, Lane, SetLane
 from ..trace.journal import Journal
 from ..trace.store import Column, Keyed, RangeColumn
+from ..value import Value
 from .contents import ContentColumn, Contents
 from .frame_states import FrameStates
 from .page_alloc import FREE, OTHER, RESERVED, STATE_NAMES, TABLE, ZERO, OutOfMemory, Zone
@@ -55,8 +56,8 @@ ZERO_PFN = 1
 """The shared zero page: here the second frame of RAM; a real kernel keeps it in its image."""
 
 
-@attrs.frozen
-class Page:
+@attrs.frozen(eq=False, repr=False)
+class Page(Value):
     """One frame as struct page tells it: a value at the edge of the API."""
 
     pfn: int

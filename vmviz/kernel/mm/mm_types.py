@@ -16,6 +16,7 @@ from ..arch.paging import PagingMode
 from ..arch.tlb import Tlb
 from ..trace.journal import Journal
 from ..trace.store import Counters, Keyed
+from ..value import Value
 from ..versions import VERSIONS, KernelVersion, kernel_version
 from .flags import VM_EXEC, VM_GROWSDOWN, VM_SHARED, VM_WRITE
 from .frames import Frames
@@ -46,8 +47,8 @@ COUNTER_NAMES = (
 STACK_GUARD_GAP = 256 << 12
 
 
-@attrs.frozen
-class File:
+@attrs.frozen(eq=False, repr=False)
+class File(Value):
     """An open file (struct file): ``inode`` names what is behind it, ``flags`` is O_RDONLY, O_WRONLY or
     O_RDWR.
     """
@@ -58,8 +59,8 @@ class File:
     inode: int
 
 
-@attrs.frozen
-class Inode:
+@attrs.frozen(eq=False, repr=False)
+class Inode(Value):
     """What is behind a file: ``kind`` is "reg", "shmem", "ramfs", "chr" or "dir"; ``size`` in bytes;
     ``device`` names the driver; ``seals`` are the F_SEAL_* bits of a file in memory.
     """
@@ -74,8 +75,8 @@ class Inode:
     seals: int = 0
 
 
-@attrs.frozen
-class VmOperations:
+@attrs.frozen(eq=False, repr=False)
+class VmOperations(Value):
     """The vm_operations_struct of a mapping: what a driver or file system wants to hear of its VMAs.
 
     ``fault`` serves a missing page; without it a missing page is SIGBUS.  ``per_page``: a run of pages is

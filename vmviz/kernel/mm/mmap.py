@@ -12,6 +12,7 @@ import attrs
 
 from ..arch.x86 import _PAGE_CHG_MASK, vm_get_page_prot
 from ..errors import CallerBugError, KernelError
+from ..value import Value
 from .filemap import MEMORY_KINDS, get_inode, put_inode
 from .flags import (
     F_SEAL_WRITE,
@@ -72,8 +73,8 @@ TOP = 1 << 64
 HUGE = 2 << 20
 
 
-@attrs.frozen
-class Backing:
+@attrs.frozen(eq=False, repr=False)
+class Backing(Value):
     """What a file brings to a mapping: its inode, and what its ``mmap`` method does to the new VMA."""
 
     file: File

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import VmvizError
+from ..value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,8 +37,8 @@ class OutOfMemory(VmvizError):
     """No free block of the wanted order is left in any zone."""
 
 
-@attrs.frozen
-class Zone:
+@attrs.frozen(eq=False, repr=False)
+class Zone(Value):
     """A zone of physical memory: frames ``start_pfn`` to ``end_pfn`` (exclusive)."""
 
     name: str

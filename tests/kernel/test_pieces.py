@@ -12,8 +12,8 @@ from vmviz.kernel.mm.page_alloc import ANON, FREE, TABLE
 from vmviz.kernel.mm.pgtable import TableArena
 from vmviz.kernel.trace.bulk import AddLane, Bulk, CopyLane, FlipLane, SetLane
 from vmviz.kernel.trace.journal import Journal
-from vmviz.kernel.trace.pieces import Lines, Pieces, compact
-from vmviz.kernel.trace.store import Column, cells_of
+from vmviz.kernel.trace.pieces import Lines, Pieces
+from vmviz.kernel.trace.store import Column, cells_of, short
 
 RUNS = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9)), min_size=1, max_size=12)
 """Runs as (hole before it, length)."""
@@ -78,8 +78,24 @@ def test_lines_are_their_values(runs: list[tuple[int, int]], step: int, data: st
 
 def test_values_without_long_runs_are_no_lines() -> None:
     assert Lines.of(np.arange(1000, dtype=np.uint64)[::-1].copy()) is None
-    assert compact(np.array([3] * 99 + [4])).tolist() == [3] * 99 + [4]
-    assert compact(np.full(99, -3, np.int32)) == -3
+    every = slice(0, 100)
+    assert short(np.array([3] * 99 + [4]), every).tolist() == [3] * 99 + [4]
+    assert short(np.full(100, -3, np.int32), every) == -3
+    assert short(np.arange(300, dtype=np.int32), np.array([5] * 70)) == 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(runs=RUNS, wrong=st.none() | st.integers(0, 300))
+def test_values_that_count_up_are_told(runs: list[tuple[int, int]], wrong: int | None) -> None:
+    long = Pieces([s * 40 + i for i, s in enumerate(pieces(runs).starts)], [n * 7 for _, n in runs])
+    a = np.zeros(8000, np.uint64)
+    long.fill(a, np.arange(long.n, dtype=np.uint64) + np.uint64(900))
+    if wrong is not None and wrong < long.n:
+        a[long.cells()[wrong]] ^= np.uint64(1)
+    told = short(a, long)
+    same = told.part(0, long.n) if isinstance(told, Lines) else told
+    assert np.broadcast_to(same, long.n).tolist() == a[long.cells()].tolist()
+    assert isinstance(told, Lines) == (long.n >= 64 and not (wrong is not None and wrong < long.n))
 
 
 @settings(max_examples=60, deadline=None)

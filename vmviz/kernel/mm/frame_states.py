@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..trace.pieces import Pieces
-from ..trace.store import Column, Index, cells_of, put, take
+from ..trace.store import Column, Index, cells_of, over, put, take
 from .page_alloc import _CHUNK_SHIFT, BLOCK_SHIFT, FREE, STATE_NAMES, Buddy, Zone, zones_of
 
 
@@ -66,12 +66,11 @@ class FrameStates(Column):
 
     def put_many(self, index: Index, values: Any) -> None:
         """Set many frames' states in one vector step; no frame may come up twice."""
-        old = take(self.array, index)
-        if not len(old):
+        if (index.stop <= index.start) if isinstance(index, slice) else not len(index):
             return
-        put(self.array, index, values)
-        was, now = int(old[0]), int(values) if np.ndim(values) == 0 else -1
-        if now >= 0 and (old == was).all():
+        was, now = over(np.minimum, self.array, index), int(values) if np.ndim(values) == 0 else -1
+        if now >= 0 and over(np.maximum, self.array, index) == was:
+            put(self.array, index, values)
             if was != now:
                 first, counts = _per_block(index, BLOCK_SHIFT)
                 part = self.pyramid[first : first + len(counts)]
@@ -80,7 +79,9 @@ class FrameStates(Column):
                 if FREE in (was, now):
                     self.buddy.refresh(_touched(index, _CHUNK_SHIFT))
             return
-        cells, new = cells_of(index), self.array[cells_of(index)]
+        old = take(self.array, index)
+        put(self.array, index, values)
+        cells, new = cells_of(index), take(self.array, index)
         turned = (old == FREE) != (new == FREE)
         keys = (cells >> BLOCK_SHIFT) << 3
         pyramid = self.pyramid.reshape(-1)

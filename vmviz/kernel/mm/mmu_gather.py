@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ..arch.tlb import TlbFlush
 from ..trace.bulk import AddLane, Bulk, Lane, SetLane
-from ..trace.pieces import Lines, Pieces, compact, index_of_cells
-from ..trace.store import Index, cells_of, distinct, index_of, is_runs, runs_of, take
+from ..trace.pieces import Lines, Pieces, index_of_cells
+from ..trace.store import Index, cells_of, distinct, index_of, is_runs, over, runs_of, short
 from .frames import HPAGE_PMD_NR, PG_COMPOUND, PG_SWAPCACHE, Frames
 from .page_alloc import FREE
 from .swapfile import free_swap_cache
@@ -90,8 +90,8 @@ class MmuGather:
             or (isinstance(index, Pieces) and not index.apart())
         ):
             return np.concatenate([cells_of(pages) for pages in self.pages])
-        refs = compact(take(frames.refcount.array, index))
-        cached = np.bitwise_or.reduce(take(frames.flags.array, index)) & PG_SWAPCACHE
+        refs = short(frames.refcount.array, index)
+        cached = over(np.bitwise_or, frames.flags.array, index) & PG_SWAPCACHE
         if cached or isinstance(refs, np.ndarray):
             return cells_of(index)
         n = sum(size for _, size in runs)
@@ -158,10 +158,10 @@ def free_lanes(frames: Frames, pfns: Index) -> tuple[Lane, ...]:
     )
     lanes: list[Lane] = []
     for column in columns:
-        old = compact(take(column.array, at))
+        old = short(column.array, at)
         if isinstance(old, Lines) or np.any(old):
             lanes.append(SetLane(column, at, old, 0))
-    lanes.append(SetLane(frames.states, at, compact(take(frames.states.array, at)), FREE))
+    lanes.append(SetLane(frames.states, at, short(frames.states.array, at), FREE))
     return tuple(lanes)
 
 

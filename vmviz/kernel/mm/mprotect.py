@@ -50,7 +50,7 @@ from .frames import PG_ANON, PG_EXCLUSIVE
 from .gup import populate_vma_page_range
 from .huge_memory import change_huge_pmd, split_partial
 from .hugetlb import hugetlb_change_protection
-from .memory.alike import Alike, all_have
+from .memory.alike import Alike
 from .memory.normal_page import pfns_of
 from .mm_types import Mm
 from .mmap import vma_page_prot, vma_wants_writenotify
@@ -225,8 +225,9 @@ def _common_change(mm: Mm, vma: Vma, alike: Alike | None, upgrade: bool) -> int 
     new = pte_modify_many(old, vma.page_prot)
     if upgrade and _able(vma, new)[0]:
         if not vma.vm_flags & VM_SHARED:
-            flags = alike.flags(mm.sys.frames) if not alike.entry & _PAGE_SPECIAL else None
-            own = None if flags is None else all_have(flags, PG_ANON | PG_EXCLUSIVE)
+            if alike.entry & _PAGE_SPECIAL or not alike.anonymous(mm.sys.frames):
+                return None
+            own = alike.all_have(mm.sys.frames, PG_EXCLUSIVE)
             if own is None:
                 return None
             upgrade = own

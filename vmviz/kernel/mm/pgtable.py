@@ -20,7 +20,7 @@ from ..arch.x86 import _PAGE_TABLE, PTE_PFN_MASK
 from ..trace.bulk import Bulk, CountLane, Ramp, SetLane
 from ..trace.journal import Journal
 from ..trace.pieces import Lines
-from ..trace.store import Column, Counters, Index, Keyed, cells_of, flip, index_of, put, take
+from ..trace.store import Column, Counters, Index, Keyed, cells_of, copy, flip, index_of, put
 from .frames import PG_PGTABLE, Frames
 from .page_alloc import FREE, TABLE, OutOfMemory
 from .pagewalk import PageWalk
@@ -130,9 +130,21 @@ class TableArena(PageWalk):
             np.bitwise_xor(line, np.uint64(bits), out=line, where=line != 0)
         self.line[first : min(low, end)] = self.line[max(high, first) : end] = 0
 
-    def gather(self, index: Index) -> NDArray[Any]:
-        """A copy of many entries."""
-        return take(self.entries, index)
+    def copy_many(self, index: Index, source: Index, drop: int) -> None:
+        """Fill entries with what others hold, but for the bits ``drop``; only lanes call this."""
+        self.near = -1
+        copy(self.entries, index, source, drop)
+        self.line[cells_of(index) >> self.bits if not isinstance(index, slice) else self._rows(index)] = 0
+        if isinstance(index, slice) and isinstance(source, slice) and not drop & PTE_PFN_MASK:
+            low, high = (index.start + self.width - 1) >> self.bits, index.stop >> self.bits
+            shift = source.start - index.start
+            if low < high and not shift % self.width:
+                known = self.line[low + (shift >> self.bits) : high + (shift >> self.bits)]
+                self.line[low:high] = known & ~np.uint64(drop)
+
+    def _rows(self, index: slice) -> slice:
+        """The rows that neighbouring slots lie in."""
+        return slice(index.start >> self.bits, ((index.stop - 1) >> self.bits) + 1)
 
     def lines(self, slot: int, n: int) -> Lines | None:
         """``n`` entries from ``slot`` on as runs of frames in line; None where they are not.

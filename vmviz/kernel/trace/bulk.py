@@ -30,8 +30,8 @@ class ArrayStore(Protocol):
         """Turn bits of many cells over."""
         ...
 
-    def gather(self, index: Index) -> NDArray[Any]:
-        """A copy of the values in some cells."""
+    def copy_many(self, index: Index, source: Index, drop: int) -> None:
+        """Fill cells with what others hold, but for the bits ``drop``."""
         ...
 
 
@@ -216,9 +216,7 @@ class CopyLane:
 
     def forward(self, a: int, b: int) -> None:
         """Apply steps ``a`` to ``b``."""
-        values = self.store.gather(part(self.source, a, b))
-        values &= ~values.dtype.type(self.drop)
-        self.store.put_many(part(self.index, a, b), values)
+        self.store.copy_many(part(self.index, a, b), part(self.source, a, b), self.drop)
 
     def backward(self, a: int, b: int) -> None:
         """Take back steps ``a`` to ``b``."""

@@ -148,6 +148,23 @@ class Pieces:
             out[at : at + view.size].reshape(view.shape)[...] = view
         return out
 
+    def reduce(self, ufunc: np.ufunc, array: NDArray[Any]) -> int:
+        """One number made of the values in the cells, by `np.minimum`, `np.bitwise_or` and their like."""
+        return int(ufunc.reduce([ufunc.reduce(view, axis=None) for _, view in self._views(array)]))
+
+    def count_up(self, array: NDArray[Any]) -> bool:
+        """Whether the values in the cells rise by 1 from each to the next."""
+        first = array[self.starts[0]]
+        for at, view in self._views(array):
+            rows = view if view.ndim == 2 else view.reshape(1, -1)
+            many, size = max(1, _BLOCK // rows.shape[1]), rows.shape[1]
+            steps = np.arange(many * size, dtype=array.dtype).reshape(many, size)
+            for row in range(0, len(rows), many):
+                part = rows[row : row + many]
+                if ((part - steps[: len(part)]) != first + array.dtype.type(at + row * size)).any():
+                    return False
+        return True
+
     def counts(self, shift: int, first: int, end: int) -> NDArray[np.int64]:
         """How many of the cells lie in each block of ``1 << shift`` cells, from block ``first`` to ``end``."""
         starts, sizes = np.array(self.starts, np.int64), np.array(self.sizes, np.int64)
@@ -266,23 +283,3 @@ class Lines:
         """The frames of present entries."""
         starts = ((self.firsts & np.uint64(0x000F_FFFF_FFFF_F000)) >> np.uint64(12)).tolist()
         return index_of_runs(starts, self.sizes)
-
-
-def compact(values: NDArray[Any]) -> Any:
-    """Values of cells as one number where all are the same, as `Lines` of step 1 where they count up.
-
-    >>> compact(np.full(100, 7)), compact(np.array([1, 5])).tolist(), compact(np.arange(200, dtype=np.uint64))
-    (7, [1, 5], Lines(200 in 1, a4ea0733))
-    """
-    n = len(values)
-    if n < LONG:
-        return values
-    first, last = int(values[0]), int(values[-1])
-    if first == last:
-        if int(values.min()) == int(values.max()):
-            return first
-    elif last - first == n - 1 and values.dtype == np.uint64:
-        line = Lines.of(values, 1)
-        if line is not None and len(line.sizes) == 1:
-            return line
-    return values

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .pieces import Lines, Pieces
+from .pieces import LONG, Lines, Pieces
 
 Index = slice | NDArray[np.int64] | Pieces
 """Where a lane lies in a column: a slice for neighbours, `Pieces` for runs of them, else an array of indices."""
@@ -53,6 +53,32 @@ def take(array: NDArray[Any], index: Index) -> NDArray[Any]:
     if isinstance(index, slice):
         return array[index].copy()
     return index.take(array) if isinstance(index, Pieces) else array[index]
+
+
+def over(ufunc: np.ufunc, array: NDArray[Any], index: Index) -> int:
+    """One number made of the values in some cells, by `np.minimum`, `np.bitwise_or` and their like."""
+    return index.reduce(ufunc, array) if isinstance(index, Pieces) else int(ufunc.reduce(array[index]))
+
+
+def short(array: NDArray[Any], index: Index) -> Any:
+    """The values in some cells as a lane keeps them: one number where all are the same, `Lines` of step 1 where they
+    count up, else a copy.
+
+    >>> a = np.arange(200, dtype=np.uint64); b = np.full(200, 7)
+    >>> short(b, slice(0, 99)), short(a, slice(4, 104)), short(a, slice(0, 2)).tolist()
+    (7, Lines(100 in 1, 300e6baf), [0, 1])
+    """
+    n = index.stop - index.start if isinstance(index, slice) else len(index)
+    if n < LONG:
+        return take(array, index)
+    low, high = over(np.minimum, array, index), over(np.maximum, array, index)
+    if low == high:
+        return low
+    if high - low == n - 1 and array.dtype == np.uint64 and not isinstance(index, np.ndarray):
+        runs = index if isinstance(index, Pieces) else Pieces([index.start], [n])
+        if runs.count_up(array):
+            return Lines(np.array([low], np.uint64), [n], 1)
+    return take(array, index)
 
 
 def is_runs(index: Index) -> bool:
@@ -93,6 +119,15 @@ def flip(array: NDArray[Any], index: Index, bits: Any) -> None:
         np.bitwise_xor(array[index], bits, array[index])
     else:
         array[index] ^= bits
+
+
+def copy(array: NDArray[Any], index: Index, source: Index, drop: int) -> None:
+    """Fill cells with what others hold, but for the bits ``drop``."""
+    keep = ~array.dtype.type(drop)
+    if isinstance(index, slice) and isinstance(source, slice):
+        np.bitwise_and(array[source], keep, out=array[index])
+    else:
+        put(array, index, take(array, source) & keep)
 
 
 class Store(Protocol):
@@ -145,9 +180,9 @@ class Column:
         """Turn bits of many cells over; no cell may come up twice."""
         flip(self.array, index, bits)
 
-    def gather(self, index: Index) -> NDArray[Any]:
-        """A copy of the values in some cells."""
-        return take(self.array, index)
+    def copy_many(self, index: Index, source: Index, drop: int) -> None:
+        """Fill cells with what others hold, but for the bits ``drop``."""
+        copy(self.array, index, source, drop)
 
     def add(self, key: int, delta: int) -> None:
         """Add to one cell."""

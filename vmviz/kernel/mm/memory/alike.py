@@ -6,14 +6,12 @@ itself.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ...arch.x86 import _PAGE_PRESENT, PTE_PFN_MASK
 from ...trace.pieces import Lines, Pieces
-from ...trace.store import Index, take
+from ...trace.store import Index, over
 from ..frames import PG_ANON, PG_COMPOUND, Frames
 from ..pgtable import TableArena
 
@@ -69,10 +67,22 @@ class Alike:
                 self._frames = pfns.view(np.int64)
         return self._frames
 
-    def flags(self, frames: Frames) -> NDArray[Any] | None:
-        """The page flags of the frames; None where one of them has no struct page."""
-        index = self.frames
-        return take(frames.flags.array, index) if last_of(index) < frames.nr_frames else None
+    def all_have(self, frames: Frames, bits: int) -> bool | None:
+        """Whether the flags of all pages have all of these bits, or none has one; None where they differ, or a frame
+        has no struct page.
+        """
+        index, flags = self.frames, frames.flags.array
+        if last_of(index) >= frames.nr_frames:
+            return None
+        if over(np.bitwise_and, flags, index) & bits == bits:
+            return True
+        return None if over(np.bitwise_or, flags, index) & bits else False
+
+    def anonymous(self, frames: Frames) -> bool:
+        """Whether all pages are anonymous ones, none of them part of a compound page."""
+        return self.all_have(frames, PG_ANON) is True and (
+            not frames.compound_mapcount.data or self.all_have(frames, PG_COMPOUND) is False
+        )
 
 
 def last_of(index: Index) -> int:
@@ -82,21 +92,3 @@ def last_of(index: Index) -> int:
     if isinstance(index, Pieces):
         return max(a + n for a, n in zip(index.starts, index.sizes, strict=True)) - 1
     return int(index.max())
-
-
-def all_have(flags: NDArray[Any], bits: int) -> bool | None:
-    """Whether all page flags have all of these bits, or none has all; None where they differ."""
-    if int(np.bitwise_and.reduce(flags)) & bits == bits:
-        return True
-    if bits & (bits - 1) == 0:
-        return None if int(np.bitwise_or.reduce(flags)) & bits else False
-    return None if ((flags & np.uint32(bits)) == bits).any() else False
-
-
-def anonymous(flags: NDArray[Any] | None) -> bool:
-    """Whether all pages are anonymous ones, none of them part of a compound page."""
-    return (
-        flags is not None
-        and all_have(flags, PG_ANON) is True
-        and not np.bitwise_or.reduce(flags) & PG_COMPOUND
-    )

@@ -33,7 +33,7 @@ from ..hugetlb import copy_hugetlb_page_range
 from ..mm_types import Mm
 from ..swapfile import user_lanes
 from ..vma import Vma
-from .alike import Alike, all_have, anonymous
+from .alike import Alike
 from .memtype import memtype_reserve
 from .normal_page import ANON_PAGE, OTHER_ENTRY, RAW, RSS_OF_KIND, device_lanes, kinds_of, pfns_of
 
@@ -191,8 +191,7 @@ def _alike_lanes(parent: Mm, child: Mm, vma: Vma, alike: Alike, slot: int, targe
     arena, frames, n = parent.sys.arena, parent.sys.frames, alike.n
     if alike.entry & _PAGE_SPECIAL or frames.compound_mapcount.data:
         return None
-    flags = alike.flags(frames)
-    if flags is None or not anonymous(flags) or (sole := all_have(flags, PG_EXCLUSIVE)) is None:
+    if not alike.anonymous(frames) or (sole := alike.all_have(frames, PG_EXCLUSIVE)) is None:
         return None
     source, at = slice(slot, slot + n), alike.frames
     lanes: list[Lane] = []

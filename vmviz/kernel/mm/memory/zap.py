@@ -34,7 +34,7 @@ from ..pgtable import TableArena
 from ..swap import accessed
 from ..swapfile import slots_dropped, user_lanes
 from ..vma import Vma
-from .alike import Alike, anonymous
+from .alike import Alike
 from .memtype import untrack_pfn
 from .normal_page import (
     ANON_PAGE,
@@ -325,7 +325,7 @@ def _zap_alike(
     if alike.entry & _PAGE_SPECIAL:
         if not isinstance(alike.values, int) or frames.region_of((alike.entry & PTE_PFN_MASK) >> 12):
             return False
-    elif even_cows and anonymous(alike.flags(frames)):
+    elif even_cows and alike.anonymous(frames):
         lanes += [
             AddLane(frames.mapcount, alike.frames, -1),
             CountLane(mm.counters, RSS_OF_KIND[ANON_PAGE], -1),

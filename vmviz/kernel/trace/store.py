@@ -71,14 +71,24 @@ def short(array: NDArray[Any], index: Index) -> Any:
     n = index.stop - index.start if isinstance(index, slice) else len(index)
     if n < LONG:
         return take(array, index)
-    low, high = over(np.minimum, array, index), over(np.maximum, array, index)
-    if low == high:
-        return low
-    if high - low == n - 1 and array.dtype == np.uint64 and not isinstance(index, np.ndarray):
+    first, last = (int(array[cell]) for cell in _ends(index))
+    if first == last:
+        if over(np.minimum, array, index) == over(np.maximum, array, index):
+            return first
+    elif last - first == n - 1 and array.dtype == np.uint64 and not isinstance(index, np.ndarray):
         runs = index if isinstance(index, Pieces) else Pieces([index.start], [n])
         if runs.count_up(array):
-            return Lines(np.array([low], np.uint64), [n], 1)
+            return Lines(np.array([first], np.uint64), [n], 1)
     return take(array, index)
+
+
+def _ends(index: Index) -> tuple[int, int]:
+    """The first cell and the last one."""
+    if isinstance(index, slice):
+        return index.start, index.stop - 1
+    if isinstance(index, Pieces):
+        return index.starts[0], index.starts[-1] + index.sizes[-1] - 1
+    return int(index[0]), int(index[-1])
 
 
 def is_runs(index: Index) -> bool:

@@ -18,6 +18,8 @@ from vmviz.conform import trace
 from vmviz.conform.comparison import DIFFERS, Comparison
 from vmviz.conform.entries import bit_names
 from vmviz.conform.trace import TraceError, read_trace, replay_trace
+from vmviz.tui.facts import fact_lines
+from vmviz.views.cells import plain
 
 TRACES = Path(__file__).parent.parent / "data" / "kernel-traces"
 CHOSEN = (
@@ -183,6 +185,11 @@ def test_the_screen_shows_the_call_that_killed_the_kernel() -> None:
     assert row.kernel == "killed by it"
     assert row.ours.startswith("refused as the caller's bug: ")
     assert not row.differs
+    lines, first = fact_lines([row], 118)
+    assert first == -1
+    text = " ".join(word for line in lines for word in plain(line).split())
+    assert "killed by it" in text
+    assert "refused as the caller's bug" in text
 
 
 @pytest.mark.parametrize("name", ["clear-refs-referenced"])

@@ -27,8 +27,8 @@ def step_line(step: Step, width: int) -> Line:
 def fact_lines(rows: Sequence[Row], width: int) -> tuple[list[Line], int]:
     """All facts in three columns, and the line of the first one that differs (-1: none).
 
-    What differs is written out on both sides, the words that are not on the other side marked; what agrees is
-    told once.
+    What differs is written out on both sides, the words that are not on the other side marked; what is the same is
+    told once, and what agrees in other words (a call that killed the kernel and is refused) is told twice.
     """
     column = max(12, (width - NAME - 3) // 2)
     out: list[Line] = []
@@ -37,23 +37,25 @@ def fact_lines(rows: Sequence[Row], width: int) -> tuple[list[Line], int]:
         if row.part != part:
             part = row.part
             out.append([(f" {part} ".ljust(width, "─"), "boundary")])
-        if not row.differs:
+        if row.kernel == row.ours:
             texts = _wrapped(row.kernel.split(), width - NAME - 2)
             for i, words in enumerate(texts):
                 same: Line = [("= " if not i else "  ", "pass"), (" ".join(words), "dim")]
                 out.append(_named(row.name if not i else "", same))
             headed = False
             continue
-        first = len(out) if first < 0 else first
+        first = len(out) if first < 0 and row.differs else first
         if not headed:
             out.append(heading(width))
             headed = True
         left, right = row.kernel.split(), row.ours.split()
-        sides = [_side(left, set(right), column), _side(right, set(left), column)]
+        others = (set(right), set(left)) if row.differs else (set(left), set(right))
+        sides = [_side(left, others[0], column), _side(right, others[1], column)]
         for i in range(max(len(side) for side in sides)):
             cells = [fit(side[i] if i < len(side) else [], column) for side in sides]
             name = row.name if not i else ""
-            out.append(_named(name, [*cells[0], (" │ ", "rule.alert"), *cells[1]], "fail"))
+            role, rule = ("fail", "rule.alert") if row.differs else ("label", "rule")
+            out.append(_named(name, [*cells[0], (" │ ", rule), *cells[1]], role))
     return out, first
 
 

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from vmviz.kernel import KernelError, Machine, SignalRaised
 from vmviz.kernel.arch.x86 import _PAGE_PROTNONE, _PAGE_PSE, _PAGE_RW, pmd_pfn
+from vmviz.kernel.errors import CallerBugError
 from vmviz.kernel.fs.proc import kpageflags, pagemap_entry
 from vmviz.kernel.fs.task_mmu import smap_fields
 from vmviz.kernel.mm import flags as F
@@ -295,3 +296,21 @@ TestPoolStates = PoolStates.TestCase
 TestPoolStates.settings = settings(
     max_examples=15, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+@pytest.mark.parametrize("call", ["remap_pfn_range", "vm_iomap_memory", "vm_insert_page", "vmf_insert_pfn"])
+def test_a_driver_cannot_put_small_pages_into_a_mapping_of_huge_ones(call: str) -> None:
+    m = machine()
+    vma = m.vma(m.mmap(B, HUGE, 3, PRIVATE | FIXED))
+    arguments = {
+        "remap_pfn_range": (vma.start, 0xE0000, 4096),
+        "vm_iomap_memory": (0xE0000 << 12, 2 << 20),
+        "vm_insert_page": (vma.start, 0x200),
+        "vmf_insert_pfn": (vma.start, 0xE0000),
+    }
+    before = m.digest()
+    with pytest.raises(CallerBugError, match="is of huge pages"):
+        getattr(m, call)(vma, *arguments[call])
+    assert m.digest() == before
+    m.munmap(vma.start, vma.size)
+    assert verify(m) == []

@@ -289,5 +289,5 @@ class WideStates(RuleBasedStateMachine):
 
 TestWideStates = WideStates.TestCase
 TestWideStates.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )

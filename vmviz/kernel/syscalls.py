@@ -285,10 +285,22 @@ class Syscalls(FileCalls):
             raise CallerBugError("vma", "use after free", message, Refusal("caller_bug", message))
         return now
 
+    def _drivers_vma(self, vma: Vma) -> Vma:
+        """The VMA that a driver maps something into, as it is now.
+
+        Raises `CallerBugError` too where it is of huge pages: mm/hugetlb.c would take a table of small pages, which
+        a driver puts there, for one of its pages when the mapping goes.
+        """
+        vma = self.live_vma(vma)
+        if vma.vm_flags & VM_HUGETLB:
+            message = f"the VMA at {vma.start:#x} is of huge pages: it has no tables for single ones"
+            raise CallerBugError("vma", "is_vm_hugetlb_page(vma)", message, Refusal("caller_bug", message))
+        return vma
+
     def _run_of_frames(self, vma: Vma, addr: int, pfn: int, size: int) -> tuple[Vma, int, int, int]:
         """The arguments of the calls that map a run of frames, without what would overwrite the kernel's tables."""
         vma, addr, pfn, size = (
-            self.live_vma(vma),
+            self._drivers_vma(vma),
             number(addr, "addr"),
             frame_number(pfn),
             number(size, "size"),
@@ -331,16 +343,16 @@ class Syscalls(FileCalls):
     def vm_iomap_memory(self, vma: Vma, start: int, length: int) -> Vma:
         """Map physical memory over a whole VMA; see `vmviz.kernel.mm.memory.pfn.vm_iomap_memory`."""
         start, length = number(start, "start"), number(length, "length")
-        return pfn_calls.vm_iomap_memory(self.mm, self.live_vma(vma), start, length)
+        return pfn_calls.vm_iomap_memory(self.mm, self._drivers_vma(vma), start, length)
 
     def vm_insert_page(self, vma: Vma, addr: int, pfn: int) -> Vma:
         """Map one page with a struct page; see `vmviz.kernel.mm.memory.pfn.vm_insert_page`."""
-        vma, addr, pfn = self.live_vma(vma), number(addr, "addr"), frame_number(pfn)
+        vma, addr, pfn = self._drivers_vma(vma), number(addr, "addr"), frame_number(pfn)
         return pfn_calls.vm_insert_page(self.mm, vma, addr, pfn)
 
     def vmf_insert_pfn(self, vma: Vma, addr: int, pfn: int) -> int:
         """Map one raw frame; see `vmviz.kernel.mm.memory.pfn.vmf_insert_pfn`."""
-        vma, addr, pfn = self.live_vma(vma), number(addr, "addr"), frame_number(pfn)
+        vma, addr, pfn = self._drivers_vma(vma), number(addr, "addr"), frame_number(pfn)
         return pfn_calls.vmf_insert_pfn(self.mm, vma, addr, pfn)
 
 

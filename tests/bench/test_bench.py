@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 
+from vmviz.bench import kernel
 from vmviz.bench.command import WORKLOADS, chosen, line, listing
-from vmviz.bench.harness import Bench, Figure, MissingError, Workload, measure
+from vmviz.bench.harness import REPETITIONS, Bench, Figure, MissingError, Workload, measure
 from vmviz.bench.images import SnapshotFile
 from vmviz.bench.plot import svg_plot, text_plot
 from vmviz.bench.terminal import COLUMNS, LINES, Terminal, vmviz_open
@@ -63,6 +64,75 @@ def test_a_missing_yardstick_is_said_and_judges_nothing() -> None:
     assert measure(Workload("w", 1, "", "", 1, refuse)).note == "no Linux here"
 
 
+def test_what_is_exact_is_so_each_time() -> None:
+    def counts(values: list[float]) -> Workload:
+        given = iter(values)
+        return Workload("w", 7, "", "", 1, lambda _: Bench(lambda: next(given), lambda: 5.0), exact=True)
+
+    right = measure(counts([5, 5, 5, 5]), repetitions=3)
+    assert (*figures(right), right.goal) == (1, 1, 1, True, "exact")
+    assert figures(measure(counts([5, 5, 4, 5]), repetitions=3)) == (1, 0.8, 1, False)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_yardstick_that_turns_out_missing_ends_only_its_own_row(apart: bool) -> None:
+    closed: list[bool] = []
+
+    def refuse() -> float:
+        raise MissingError("madvise 22: Invalid argument")
+
+    def prepare(_scale: int) -> Bench:
+        return Bench(lambda: 2.0, refuse, apart=apart, close=lambda: closed.append(True))
+
+    figure = measure(Workload("w", 1, "", "", 1, prepare), repetitions=3)
+    assert (*figures(figure), figure.note) == (None, None, None, None, "madvise 22: Invalid argument")
+    assert (figure.seconds, closed) == (2, [True])
+
+
+def named(name: str) -> Workload:
+    (found,) = chosen([name])
+    return found
+
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+
+
+@linux
+@pytest.mark.parametrize(("name", "tool"), [("open-4g", "page-types"), ("smaps-60k", "pmap")])
+def test_a_tool_that_is_missing_or_fails_is_told(
+    name: str, tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    figure = measure(named(name), scale=512, repetitions=1)
+    assert (*figures(figure), figure.note) == (None, None, None, None, f"{tool} is not installed")
+    assert figure.seconds > 0
+    (tmp_path / tool).write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / tool).chmod(0o755)
+    figure = measure(named(name), scale=512, repetitions=1)
+    assert figure.met is None
+    assert f"{tool} fails with status 3" in figure.note
+
+
+@linux
+def test_the_count_needs_no_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    figure = measure(named("count-60k"), scale=512, repetitions=2)
+    assert figures(figure) == (1, 1, 1, True)
+    assert "page-types" in figure.note
+
+
+@linux
+def test_without_perf_events_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_SYS_PERF_EVENT_OPEN", 1 << 20)
+    figure = measure(named("zap"), scale=256, repetitions=1)
+    assert figure.met is None
+    assert "perf_event_open" in figure.note
+
+
+def test_nine_repetitions_at_least() -> None:
+    assert REPETITIONS >= 9
+
+
 @pytest.mark.parametrize("one", WORKLOADS, ids=lambda w: w.name)
 def test_each_workload_runs_at_a_small_size(one: Workload) -> None:
     figure = measure(one, scale=256, repetitions=2)
@@ -76,8 +146,10 @@ def test_each_workload_runs_at_a_small_size(one: Workload) -> None:
 def test_names_and_rows_choose() -> None:
     assert [w.name for w in chosen(["zap", "3"])] == ["zap", "zap-undo"]
     assert len(chosen([])) == len(WORKLOADS) == len({w.name for w in WORKLOADS})
-    with pytest.raises(VmvizError, match="did you mean"):
+    with pytest.raises(VmvizError, match="there is no workload 'zapp'; did you mean 'zap'"):
         chosen(["zapp"])
+    with pytest.raises(VmvizError, match="there are zap, "):
+        chosen(["qqq"])
 
 
 def test_the_command() -> None:

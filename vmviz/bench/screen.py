@@ -26,7 +26,8 @@ from .terminal import COLUMNS, DOWN, LINES, PATIENCE, UP, Terminal, bare, vmviz_
 T = TypeVar("T")
 VMAS = 65_530
 KEYS = 6
-"""Keys, or repaints, in a sample, of which the quickest counts: between two of them other programs may run."""
+REPAINTS = 20
+"""Keys, and repaints, in a sample, of which the quickest counts: between two of them other programs may run."""
 
 
 class Running:
@@ -200,7 +201,7 @@ def _repaint(scale: int, *, noise: bool) -> Bench:
 
 def quickest(sample: Sample) -> Sample:
     """The quickest of a few samples."""
-    return lambda: min(sample() for _ in range(KEYS))
+    return lambda: min(sample() for _ in range(REPAINTS))
 
 
 async def _entered(running: Any) -> None:

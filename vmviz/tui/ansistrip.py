@@ -20,7 +20,7 @@ from textual.geometry import Region, Spacing
 from textual.strip import Strip
 from textual.widget import Widget
 
-from vmviz.tui.glyphs import clean, is_clean, to_ascii
+from vmviz.tui.glyphs import clean, to_ascii
 from vmviz.tui.styles import RESET, StyleError, StyleTable, line_segments
 from vmviz.views.cells import Line, fit
 
@@ -34,6 +34,22 @@ _CACHES: Final = {
     "_offsets_cache": 4,
 }
 _RULES: Final = ("opacity", "text_opacity", "tint", "hatch", "keyline", "outline_top", "outline_left")
+
+
+_clean: Final[set[str]] = set()
+_clean_ascii: Final[set[str]] = set()
+"""Texts that `clean` and `to_ascii` are known to leave alone: most cells are of a few kinds, shown over and over."""
+_MOST_KNOWN: Final = 8192
+
+
+def _cleaned(text: str, ascii_glyphs: bool) -> str:
+    """The text as the terminal may have it; noted when it is that already."""
+    made, known = (to_ascii(text), _clean_ascii) if ascii_glyphs else (clean(text), _clean)
+    if made == text:
+        if len(known) >= _MOST_KNOWN:
+            known.clear()
+        known.add(text)
+    return made
 
 
 class AnsiStrip(Strip):
@@ -104,27 +120,24 @@ class AnsiStrip(Strip):
             return kept
         system = console._color_system or ColorSystem.TRUECOLOR
         sgr = self._table.sgr(system)
-        make = to_ascii if self._plain else clean
-        line = self._line
-        whole = "".join([text for text, _ in line])
-        if not (make is clean and is_clean(whole)):
-            line = [(make(text), role) for text, role in line]
-        over = len(whole) - self._columns
-        if over > 0:
-            line = fit(line, self._columns)
+        clean_ones = _clean_ascii if self._plain else _clean
         out: list[str] = []
-        last = ""
+        last, left = "", self._columns
         try:
-            for text, role in line:
+            for text, role in self._line:
                 code = sgr[role]
                 if code != last:
                     out.append(code)
                     last = code
-                out.append(text)
+                out.append(text if text in clean_ones else _cleaned(text, self._plain))
+                left -= len(text)
         except KeyError as error:
             raise StyleError(f"there is no role {error}") from None
-        if over < 0:
-            out += ("" if last == sgr["text"] else sgr["text"], " " * -over)
+        if left < 0:
+            cut = AnsiStrip(fit(self._line, self._columns), self._columns, self._table, self._plain)
+            out = [cut.render(console).removesuffix(RESET)]
+        elif left:
+            out += ("" if last == sgr["text"] else sgr["text"], " " * left)
         if self._tail:
             out += (self._tail_table.sgr(system)["rule"], self._tail)
         out.append(RESET)

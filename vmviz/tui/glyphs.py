@@ -129,18 +129,6 @@ def clean(text: str) -> str:
     return text.translate(_TO_UNICODE)
 
 
-_CLEAN: Final = frozenset((*map(chr, range(32, 127)), *ASCII_OF))
-
-
-def is_clean(text: str) -> bool:
-    """Whether all characters are printable ASCII or glyphs of vmviz: what `clean` surely leaves alone.
-
-    >>> is_clean("◊◊ 7fff│"), is_clean("\x1b[2J")
-    (True, False)
-    """
-    return _CLEAN.issuperset(text)
-
-
 def to_ascii(text: str) -> str:
     """The text in printable ASCII, character by character; any other character becomes `REPLACEMENT`.
 

@@ -100,7 +100,7 @@ class ViewPane(LineGrid):
         return kept[1]
 
     def _line(self, index: int, width: int) -> Line:
-        return self._view.row(index, width) if self._view else []
+        return self._view.row(index, width) if self._view else [(" " * width, "text")]
 
     def can_stand(self, index: int) -> bool:
         return self._view is not None and self._view.can_stand(index)

@@ -101,9 +101,9 @@ def test_values_that_count_up_are_told(runs: list[tuple[int, int]], wrong: int |
 @settings(max_examples=60, deadline=None)
 @given(runs=RUNS, step=st.integers(0, 100))
 def test_states_of_pieces_keep_lists_and_counts(runs: list[tuple[int, int]], step: int) -> None:
-    p, states = pieces(runs), FrameStates(3000)
+    p, states = pieces(runs), FrameStates(5000)
     shifted = Pieces([s * 7 + 900 for s in p.starts], p.sizes)
-    one_by_one = FrameStates(3000)
+    one_by_one = FrameStates(5000)
     for values in (ANON, TABLE, FREE, np.resize([ANON, FREE, FREE], p.n), FREE):
         states.put_many(shifted, values)
         for cell, value in zip(shifted.cells().tolist(), np.broadcast_to(values, p.n).tolist(), strict=True):

@@ -220,7 +220,9 @@ class Buddy:
     def refresh(self, chunks: NDArray[Any]) -> None:
         """Derive the free blocks of whole chunks (1,024 frames each) again, in one vector step."""
         self._settle()
-        if not len(chunks):
+        if len(chunks) <= FEW_CHUNKS:
+            for chunk in chunks.tolist():
+                self._refresh_one(chunk)
             return
         n = len(self._states)
         view = self._view.reshape(-1, _CHUNK)
@@ -239,6 +241,38 @@ class Buddy:
         heads.reshape(-1)[places] = orders + 1
         view[at] = heads
         self._tally(chunks, places, orders, 1)
+
+    def _refresh_one(self, chunk: int) -> None:
+        """`refresh` for one chunk, whose frames are the bits of one number."""
+        first = chunk << _CHUNK_SHIFT
+        zi = self._zone(first)
+        count, hint = self._count[zi], self._hint[zi]
+        old = self._heads[first : first + _CHUNK]
+        left = _CHUNK - old.count(0)
+        for order in range(MAX_ORDER):
+            if not left:
+                break
+            number = old.count(order + 1)
+            count[order] -= number
+            left -= number
+        free = self._states[first : first + _CHUNK] == FREE
+        bits = int.from_bytes(np.packbits(free, bitorder="little").tobytes(), "little")
+        heads = bytearray(_CHUNK)
+        for order in range(MAX_ORDER):
+            if not bits:
+                break
+            half = 1 << order
+            pair = bits & (bits >> half) & _PAIRS[order]
+            alone = bits & ~(pair | (pair << half))
+            while alone:
+                lowest = alone & -alone
+                head = lowest.bit_length() - 1
+                heads[head] = order + 1
+                count[order] += 1
+                hint[order] = min(hint[order], first + head)
+                alone ^= lowest
+            bits = pair
+        self._heads[first : first + _CHUNK] = heads
 
     def _tally(
         self, chunks: NDArray[Any], places: NDArray[np.int64], orders: NDArray[np.uint8], sign: int
@@ -285,6 +319,10 @@ class Buddy:
         return wrong
 
 
+FEW_CHUNKS = 3
+"""Up to so many chunks are derived one by one."""
+_PAIRS = (*tuple(sum(1 << i for i in range(0, _CHUNK, 2 << order)) for order in range(MAX_ORDER - 1)), 0)
+"""The bits of those frames of a chunk at which a pair of blocks of an order can begin."""
 FEW_BLOCKS = 32
 """Up to so many blocks are searched one by one."""
 

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from vmviz.kernel import KernelError, Machine, SignalRaised
-from vmviz.kernel.errors import CallerBugError
+from vmviz.kernel.errors import CallerBugError, UnsupportedError
 from vmviz.kernel.mm import flags as F
+from vmviz.kernel.mm.page_alloc import DRIVER
 from vmviz.kernel.syscalls import VmaNotFound
 from vmviz.kernel.verify import verify
 
@@ -74,7 +75,7 @@ class WideStates(RuleBasedStateMachine):
         self.before = (self.m.position, self.m.digest())
         try:
             call(*args)  # type: ignore[operator]
-        except (KernelError, SignalRaised, CallerBugError, VmaNotFound) as error:
+        except (KernelError, SignalRaised, CallerBugError, UnsupportedError, VmaNotFound) as error:
             self.last = error
 
     @rule(at=addresses, size=sizes, flags=st.sampled_from(FLAGS), prot=st.sampled_from((0, 1, 3, 7)))
@@ -183,7 +184,7 @@ class WideStates(RuleBasedStateMachine):
                 case 2:
                     m.vm_iomap_memory(vma, 0xE0000 << 12, vma.size)
                 case _:
-                    m.vm_insert_page(vma, at, m.sys.frames.own_pfns.stop if n > 7 else 0x10)
+                    m.vm_insert_page(vma, at, m.sys.frames.alloc_page(DRIVER) if n > 3 else n - 1)
 
         self._try(call)
 

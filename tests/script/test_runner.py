@@ -216,6 +216,7 @@ BAD = [
     ("load(a => 3)", 6, "a value is wanted here"),
     ("fallocate(m, 0, 0, 4K)", 14, "only FALLOC_FL_PUNCH_HOLE"),
     ("fcntl(m, 1, 0)", 10, "only F_ADD_SEALS"),
+    ("vm_insert_page(vma(page), page, 0)", 1, "a page of the kernel's own, is not simulated"),
     ("rlimit(7, 1)", 8, "RLIMIT_DATA, RLIMIT_STACK"),
     ("prctl(1, 2, 3)", 7, "only PR_SET_MM"),
     ("prctl(PR_SET_MM, 9, 0x100000)", 1, "PR_SET_MM with 9 is not simulated"),

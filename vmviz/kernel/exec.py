@@ -94,7 +94,7 @@ def begin_new_exec(mm: Mm, *, vdso: bool = True) -> None:
 
 
 def set_brk(mm: Mm, start: int) -> None:
-    """Where the heap begins."""
+    """Where the heap begins, in bytes: the break and its start (end of `load_elf_binary`, fs/binfmt_elf.c)."""
     mm.set_field("start_brk", start)
     mm.set_field("brk", start)
 
@@ -116,7 +116,10 @@ def add_special_mapping(mm: Mm, start: int, end: int, name: str) -> None:
 
 
 def execve(mm: Mm, file: File) -> None:
-    """Run a program: write its arguments to the stack, map its text, fetch its first page."""
+    """Run a program: write its arguments to the stack, map its text, fetch its first page (`load_elf_binary`,
+    fs/binfmt_elf.c).  Simplified: one text segment of a made-up size, no interpreter; see `vmviz.kernel.binfmt_elf`
+    for real ones.
+    """
     j = mm.sys.journal
     j.enter("load_elf_binary", ("file", file.path))
     stack = mm.vmas.find_exact(min(mm.task_size, 0x7FFFFFFFF000) - 1)

@@ -15,7 +15,7 @@ import attrs
 
 from .arguments import PFN_BITS, descriptor, frame_number, kind_of, mapping_flags, number, protection, text
 from .drivers import open_backing
-from .errors import BadArgumentError, CallerBugError, KernelError, Refusal, VmvizError
+from .errors import BadArgumentError, CallerBugError, KernelError, Refusal, UnsupportedError, VmvizError
 from .exec import execve as load_binary
 from .fs.proc import clear_refs
 from .mm.access import EXEC, READ, WRITE, WRITTEN, Access, access, is_known, load_one, peek
@@ -44,6 +44,7 @@ from .mm.mm_types import Mm
 from .mm.mmap import Backing, do_mmap
 from .mm.mmu_gather import MmuGather
 from .mm.munmap import do_munmap
+from .mm.page_alloc import RESERVED, ZERO
 from .mm.truncate import unmap_mapping_range
 from .mm.uaccess import process_vm_readv, read_from_zero, write_to_pipe
 from .mm.vma import Vma, vma_name
@@ -212,7 +213,10 @@ class Syscalls(FileCalls):
         return self._access(number(addr, "addr"), length, WRITE, data)
 
     def exec(self, addr: int) -> Access:
-        """Fetch an instruction."""
+        """Fetch an instruction at ``addr`` (bytes; `handle_mm_fault` with FAULT_FLAG_INSTRUCTION, mm/memory.c).
+
+        Raises `SignalRaised` as `load` does.
+        """
         return self._access(number(addr, "addr"), 1, EXEC)
 
     def _access(self, addr: int, length: int, kind: str, data: bytes | int = 0x5A) -> Access:
@@ -346,8 +350,16 @@ class Syscalls(FileCalls):
         return pfn_calls.vm_iomap_memory(self.mm, self._drivers_vma(vma), start, length)
 
     def vm_insert_page(self, vma: Vma, addr: int, pfn: int) -> Vma:
-        """Map one page with a struct page; see `vmviz.kernel.mm.memory.pfn.vm_insert_page`."""
+        """Map one page with a struct page; see `vmviz.kernel.mm.memory.pfn.vm_insert_page`.
+
+        Simplified: the shared zero page and frames that the kernel keeps for itself, which Linux takes as any other,
+        raise `UnsupportedError`.
+        """
         vma, addr, pfn = self._drivers_vma(vma), number(addr, "addr"), frame_number(pfn)
+        if self.sys.frames.pfn_valid(pfn) and self.sys.frames.states.flat[pfn] in (RESERVED, ZERO):
+            raise UnsupportedError(
+                f"vm_insert_page of {pfn:#x}, a page of the kernel's own, is not simulated"
+            )
         return pfn_calls.vm_insert_page(self.mm, vma, addr, pfn)
 
     def vmf_insert_pfn(self, vma: Vma, addr: int, pfn: int) -> int:

@@ -144,19 +144,26 @@ class VmaCalls:
     # -- limits
 
     def rlimit(self, name: str, size: int) -> int:
-        """Set a resource limit of this process in bytes (setrlimit(2)): "as", "data", "memlock", "stack"."""
+        """Set a resource limit of this process in bytes (setrlimit(2), kernel/sys.c): "as", "data", "memlock",
+        "stack".  EINVAL: another name.  Simplified: one value, which is the soft limit and the hard one.
+        """
         with self._span("setrlimit", ("resource", name), ("bytes", size)):
             set_rlimit(self.mm, name, size)
         return 0
 
     def thp(self, policy: str) -> int:
-        """Write /sys/kernel/mm/transparent_hugepage/enabled: "always", "madvise" or "never"."""
+        """Write /sys/kernel/mm/transparent_hugepage/enabled: "always", "madvise" or "never" (`enabled_store`,
+        mm/huge_memory.c).  EINVAL: another word.
+        """
         with self._span("enabled_store", ("policy", policy)):
             set_thp_policy(self.sys, policy)
         return 0
 
     def sysctl(self, name: str, value: int) -> int:
-        """Write a sysctl, such as "vm.overcommit_memory" or "vm.max_map_count"."""
+        """Write a sysctl, such as "vm.overcommit_memory" or "vm.max_map_count" (vm_table, kernel/sysctl.c).
+
+        ENOENT: one that is not simulated; EINVAL: a value out of its range.
+        """
         with self._span("sysctl", ("name", name), ("value", value)):
             set_sysctl(self.mm, name, value)
         return 0
@@ -168,7 +175,9 @@ class VmaCalls:
         return 0
 
     def dropcaps(self) -> int:
-        """Give up the capabilities that lift limits (CAP_IPC_LOCK), for good."""
+        """Give up the capabilities that lift limits (capset(2), kernel/capability.c: CAP_IPC_LOCK, CAP_SYS_RESOURCE),
+        for good.
+        """
         with self._span("capset"):
             self.mm.set_field("caps_dropped", 1)
         return 0

@@ -61,7 +61,7 @@ FAULT_FALLBACK = 0x800
 
 
 def thp_policy(system: System) -> str:
-    """Who gets huge pages: "always", "madvise" or "never" (the default here)."""
+    """Who gets huge pages: "always", "madvise" or "never" (the default here; transparent_hugepage_flags)."""
     return str(system.thp.get("enabled") or "never")
 
 

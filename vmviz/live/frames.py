@@ -45,7 +45,7 @@ def frame_runs(pfn: U64, gap: int = PFN_GAP) -> FrameRuns:
     pages = pfn.view(np.int64)
     heads = _run_heads(pages)
     lengths = np.diff(heads, append=len(pages))
-    order = np.argsort(pages[heads], kind="stable")
+    order = np.argsort(pages[heads])
     start = pages[heads[order]]
     end = np.maximum.accumulate(start + lengths[order])
     opens = np.ones(len(start), dtype=bool)

@@ -163,15 +163,17 @@ def map_tables(mm: Mm, vma: Vma, address: int, n: int, write: bool) -> None:
     shift = arena.upper[-1][0]
     end = address + (n << 12)
     bases = [address, *range((address & -(1 << shift)) + (1 << shift), end, 1 << shift)]
-    runs = frames.alloc_runs(len(bases) + (n if write else 0))[::-1]
-    tables: list[int] = []
     pages: list[tuple[int, int]] = []
-    for base, stop in pairwise((*bases, end)):
-        tables.append(_next_runs(runs, 1)[0][0])
-        if write:
+    if write:
+        runs, first = frames.alloc_runs(len(bases) + n)[::-1], []
+        for base, stop in pairwise((*bases, end)):
+            first.append(_next_runs(runs, 1)[0][0])
             pages += _next_runs(runs, (stop - base) >> 12)
+        tables = np.array(first, np.int64)
+    else:
+        tables = frames.alloc_range(len(bases))
     slots = np.arange(parent, parent + len(bases))
-    arena.hang_tables(slots, np.array(tables, np.int64), np.array(bases, np.uint64), mm.counters)
+    arena.hang_tables(slots, tables, np.array(bases, np.uint64), mm.counters)
     for slot, count, at, cuts in arena.runs(mm.pgd, address, end):
         if write:
             done = (at - address) >> 12

@@ -8,7 +8,7 @@ from vmviz.conform.entries import leaves_of
 from vmviz.conform.replay import Replayer
 from vmviz.conform.scn import BASE, parse_scn
 from vmviz.kernel.arch.x86 import _PAGE_DIRTY, _PAGE_PCD, pte_pfn
-from vmviz.kernel.mm.frames import PG_ACTIVE, PG_DIRTY, PG_REFERENCED
+from vmviz.kernel.mm.page_flags import PG_ACTIVE, PG_DIRTY, PG_REFERENCED
 
 
 def replayed(text: str) -> tuple[Replayer, list[dict[str, object]]]:

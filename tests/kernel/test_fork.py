@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from vmviz.kernel import KernelError, Machine, Vma, VmvizError
 from vmviz.kernel.mm import flags as F
-from vmviz.kernel.mm.frames import PG_EXCLUSIVE
+from vmviz.kernel.mm.page_flags import PG_EXCLUSIVE
 from vmviz.kernel.mm.rmap import anon_vma_record, is_mergeable_anon_vma
 from vmviz.kernel.trace.bulk import Bulk
 from vmviz.kernel.trace.explain import explain

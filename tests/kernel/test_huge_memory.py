@@ -14,7 +14,7 @@ from vmviz.kernel import KernelError, Machine, SignalRaised
 from vmviz.kernel.arch.x86 import _PAGE_ACCESSED, _PAGE_DIRTY, _PAGE_PSE, _PAGE_RW, pmd_pfn
 from vmviz.kernel.fs.proc import kpagecount, kpageflags, pagemap_entry
 from vmviz.kernel.mm import flags as F
-from vmviz.kernel.mm.frames import PG_COMPOUND, PG_DIRTY, PG_EXCLUSIVE, PG_SWAPBACKED
+from vmviz.kernel.mm.page_flags import PG_COMPOUND, PG_DIRTY, PG_EXCLUSIVE, PG_SWAPBACKED
 from vmviz.kernel.verify import huge_leaves, verify
 
 B, PAGE, HUGE = 0x1000_0000_0000, 4096, 2 << 20

@@ -6,7 +6,7 @@ import pytest
 
 from vmviz.kernel import KernelError, Machine
 from vmviz.kernel.mm import flags as F
-from vmviz.kernel.mm.frames import PG_MLOCKED, PG_UNEVICTABLE
+from vmviz.kernel.mm.page_flags import PG_MLOCKED, PG_UNEVICTABLE
 from vmviz.kernel.verify import leaves, verify
 
 B = 0x1000_0000_0000

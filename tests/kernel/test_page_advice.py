@@ -14,8 +14,8 @@ from vmviz.kernel.arch.x86 import swp_offset, swp_type
 from vmviz.kernel.fs.proc import kpageflags, pagemap_entry
 from vmviz.kernel.fs.task_mmu import smap_fields
 from vmviz.kernel.mm import flags as F
-from vmviz.kernel.mm.frames import PG_DIRTY, PG_EXCLUSIVE, PG_MLOCKED, PG_SWAPBACKED, PG_SWAPCACHE
 from vmviz.kernel.mm.memory.swap import _window
+from vmviz.kernel.mm.page_flags import PG_DIRTY, PG_EXCLUSIVE, PG_MLOCKED, PG_SWAPBACKED, PG_SWAPCACHE
 from vmviz.kernel.trace.bulk import Bulk
 from vmviz.kernel.trace.explain import explain
 from vmviz.kernel.trace.journal import Enter

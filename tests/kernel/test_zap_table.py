@@ -23,7 +23,6 @@ from vmviz.kernel.mm.flags import (
     VM_PAT,
     VM_PFNMAP,
 )
-from vmviz.kernel.mm.frames import PG_DIRTY
 from vmviz.kernel.mm.memory.fault import FaultContext
 from vmviz.kernel.mm.memory.pfn import (
     VM_FAULT_NOPAGE,
@@ -35,6 +34,7 @@ from vmviz.kernel.mm.memory.pfn import (
 from vmviz.kernel.mm.memory.zap_checks import find_danger
 from vmviz.kernel.mm.mm_types import Mm, VmOperations
 from vmviz.kernel.mm.page_alloc import DRIVER
+from vmviz.kernel.mm.page_flags import PG_DIRTY
 from vmviz.kernel.mm.vma import Vma
 from vmviz.kernel.verify import leaves, verify
 

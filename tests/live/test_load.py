@@ -8,8 +8,9 @@ import pytest
 from vmviz.kernel.arch.x86 import pte_pfn, swp_entry
 from vmviz.kernel.errors import UnknownContentsError, VmvizError
 from vmviz.kernel.machine import Config
-from vmviz.kernel.mm.frames import PG_ANON, PG_HIDDEN, PG_SWAPBACKED, ZERO_PFN
+from vmviz.kernel.mm.frames import ZERO_PFN
 from vmviz.kernel.mm.page_alloc import FREE, Buddy
+from vmviz.kernel.mm.page_flags import PG_ANON, PG_HIDDEN, PG_SWAPBACKED
 from vmviz.live import LiveError, PageColumns, ProcessImage, VmaRecord, VmaTable, load_image
 from vmviz.live import pour as pour_module
 

@@ -104,6 +104,7 @@ def measure(workload: Workload, scale: int = 1, repetitions: int = REPETITIONS) 
     finally:
         if bench is not None:
             bench.close()
+    assert bench is not None
     seconds = median(ours)
     if not yard:
         return _unjudged(workload, "; ".join(text for text in (bench.why, bench.note) if text), seconds)

@@ -39,7 +39,8 @@ from ..kernel.arch.x86 import (
 )
 from ..kernel.fs.proc import kpagecount, kpageflags, pagemap_entry
 from ..kernel.machine import Machine
-from ..kernel.mm.frames import (
+from ..kernel.mm.frames import ZERO_PFN
+from ..kernel.mm.page_flags import (
     PG_ANON,
     PG_DIRTY,
     PG_EXCLUSIVE,
@@ -50,7 +51,6 @@ from ..kernel.mm.frames import (
     PG_SWAPBACKED,
     PG_SWAPCACHE,
     PG_UNEVICTABLE,
-    ZERO_PFN,
 )
 from .difference import Difference, classes
 from .oracle import Oracle

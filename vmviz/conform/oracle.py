@@ -22,7 +22,7 @@ from ..kernel.mm.flags import (
     VM_PFNMAP,
     is_cow_mapping,
 )
-from ..kernel.mm.frames import PG_RESERVED, DeviceRegion
+from ..kernel.mm.frames import DeviceRegion
 from ..kernel.mm.memory.fault import FaultContext, insert_pfn_run
 from ..kernel.mm.memory.memtype import memtype_intervals
 from ..kernel.mm.memory.pfn import (
@@ -34,6 +34,7 @@ from ..kernel.mm.memory.pfn import (
 )
 from ..kernel.mm.mm_types import Mm, System, VmOperations
 from ..kernel.mm.page_alloc import DRIVER
+from ..kernel.mm.page_flags import PG_RESERVED
 from ..kernel.mm.vma import Vma
 
 RES_PFN, RES_PAGES = 0x10000, 16384

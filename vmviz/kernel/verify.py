@@ -25,7 +25,11 @@ from .arch.x86 import (
 )
 from .mm.filemap import MEMORY_KINDS
 from .mm.flags import VM_ACCOUNT, VM_MIXEDMAP, VM_PFNMAP, VM_WRITE
-from .mm.frames import (
+from .mm.frames import ZERO_PFN
+from .mm.hugetlb_pool import free_huge_pages, resv_huge_pages
+from .mm.mm_types import Mm, stat_class
+from .mm.page_alloc import ANON, DRIVER, FILE, FREE, OTHER, RESERVED, TABLE, ZERO
+from .mm.page_flags import (
     HPAGE_PMD_NR,
     PG_ANON,
     PG_COMPOUND,
@@ -34,11 +38,7 @@ from .mm.frames import (
     PG_HUGETLB,
     PG_SWAPBACKED,
     PG_SWAPCACHE,
-    ZERO_PFN,
 )
-from .mm.hugetlb_pool import free_huge_pages, resv_huge_pages
-from .mm.mm_types import Mm, stat_class
-from .mm.page_alloc import ANON, DRIVER, FILE, FREE, OTHER, RESERVED, TABLE, ZERO
 from .mm.pgtable import NO_DEPOSIT
 from .mm.rmap import anon_vma_record
 from .mm.swapfile import SWAP_HAS_CACHE

@@ -27,7 +27,10 @@ from vmviz.kernel.arch.x86 import (
 )
 from vmviz.kernel.mm.contents import UNKNOWN_CONTENT
 from vmviz.kernel.mm.flags import VM_SHARED, VM_SOFTDIRTY, VM_WRITE
-from vmviz.kernel.mm.frames import (
+from vmviz.kernel.mm.frames import ZERO_PFN, Frames
+from vmviz.kernel.mm.mm_types import Mm
+from vmviz.kernel.mm.page_alloc import ANON, BLOCK_SHIFT, FILE, OTHER, RESERVED, ZERO, Zone, zones_of
+from vmviz.kernel.mm.page_flags import (
     PG_ACTIVE,
     PG_ANON,
     PG_DIRTY,
@@ -39,11 +42,7 @@ from vmviz.kernel.mm.frames import (
     PG_SWAPBACKED,
     PG_UPTODATE,
     PG_ZERO,
-    ZERO_PFN,
-    Frames,
 )
-from vmviz.kernel.mm.mm_types import Mm
-from vmviz.kernel.mm.page_alloc import ANON, BLOCK_SHIFT, FILE, OTHER, RESERVED, ZERO, Zone, zones_of
 from vmviz.live.errors import LiveError
 from vmviz.live.image import (
     KPF_NOPAGE,

@@ -10,9 +10,9 @@ from ..kernel.arch.x86 import _PAGE_PAT_LARGE, pmd_pfn, pte_flags
 from ..kernel.fs.task_mmu import vmflags_text
 from ..kernel.machine import Machine
 from ..kernel.mm.flags import perms
-from ..kernel.mm.frames import HPAGE_PMD_NR
 from ..kernel.mm.memory.normal_page import pfns_of
 from ..kernel.mm.mm_types import Mm
+from ..kernel.mm.page_flags import HPAGE_PMD_NR
 from ..kernel.mm.vma import vma_name
 from .values import format_addr
 

@@ -11,27 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar
 
-from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
 from textual.message import Message
-from textual.reactive import reactive
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from vmviz.tui.ansistrip import AnsiStrip, DirectLines
 from vmviz.tui.glyphs import to_ascii
+from vmviz.tui.linemouse import TITLE_ROWS, LineMouse
 from vmviz.tui.styles import StyleBook, book_for, rule_line
 from vmviz.views.cells import Line
-
-TITLE_ROWS = 1
-"""Screen rows that the title rule takes."""
 
 _CACHED_ROWS = 1024
 _Key = tuple[int, int, int, str, str, bool]
 
 
-class LineGrid(DirectLines, ScrollView, can_focus=True, inherit_bindings=False):
+class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
     """A focusable, scrolling grid of lines; subclass it and give `row_count` and `row`.
 
     ``title`` and ``title_right`` are the words in the title rule, ``alert`` draws the rule as one that wants
@@ -59,44 +54,11 @@ class LineGrid(DirectLines, ScrollView, can_focus=True, inherit_bindings=False):
     says_cursor: ClassVar[bool] = True
     """Whether each move of the cursor is a `CursorMoved`: every ancestor handles that, which takes its time."""
 
-    cursor: reactive[int] = reactive(0, repaint=False, init=False)
-    """The row of the cursor, from 0; kept inside the rows and visible."""
-
-    class RowMessage(Message):
-        """A message about a row; ``grid`` and ``control`` are the sender."""
-
-        def __init__(self, grid: LineGrid, row: int) -> None:
-            super().__init__()
-            self.grid = grid
-            self.row = row
-
-        @property
-        def control(self) -> LineGrid:
-            return self.grid
-
-    class CursorMoved(RowMessage):
+    class CursorMoved(LineMouse.RowMessage):
         """The cursor stands on another row; of several in a hurry only the last one arrives."""
 
         def can_replace(self, message: Message) -> bool:
             return isinstance(message, LineGrid.CursorMoved) and message.grid is self.grid
-
-    class RowPressed(RowMessage):
-        """The left button went down on a row, at a column of its text; ``shift`` extends a range."""
-
-        def __init__(self, grid: LineGrid, row: int, column: int, shift: bool) -> None:
-            super().__init__(grid, row)
-            self.column = column
-            self.shift = shift
-
-    class RowDragged(RowMessage):
-        """The mouse came to another cell with the left button down; of several only the last one arrives."""
-
-        def __init__(self, grid: LineGrid, row: int, column: int) -> None:
-            super().__init__(grid, row)
-            self.column = column
-
-        def can_replace(self, message: Message) -> bool:
-            return isinstance(message, LineGrid.RowDragged) and message.grid is self.grid
 
     def __init__(
         self,
@@ -123,8 +85,8 @@ class LineGrid(DirectLines, ScrollView, can_focus=True, inherit_bindings=False):
         self._generation = 0
         self._book: StyleBook | None = None
         self._strips: dict[int, tuple[_Key, Strip]] = {}
-        self._hover: int | None = None
-        self._drag_from: tuple[int, int] | None = None
+        self._hover = None
+        self._drag_from = None
         self.listener: Callable[[Message], None] | None = None
 
     # What a pane gives.
@@ -231,7 +193,7 @@ class LineGrid(DirectLines, ScrollView, can_focus=True, inherit_bindings=False):
         if self.virtual_size.height != height:
             # Rows come and go with every move of the cursor.  They take no room of other widgets, so there is no
             # layout to make again, which setting the attribute would ask for; only the scrolling has a new end.
-            self.set_reactive(LineGrid.virtual_size, Size(1, height))
+            self.set_reactive(LineGrid.virtual_size, Size(1, height))  # pyright: ignore[reportArgumentType]
             if self._top > self.max_scroll_y:
                 self.scroll_to(y=self.max_scroll_y, animate=False)
 
@@ -388,54 +350,3 @@ class LineGrid(DirectLines, ScrollView, can_focus=True, inherit_bindings=False):
             self._step(last - 1, -1)
         if not self.row_cursor or self.cursor >= last - self.page_rows:
             self.scroll_to(y=last, animate=False)
-
-    # The mouse.
-
-    def _cell_at(self, event: events.MouseEvent) -> tuple[int, int] | None:
-        """The row and text column under the mouse."""
-        offset = event.get_content_offset_capture(self)
-        row = self.row_at(offset.y)
-        return None if row is None else (row, max(0, min(offset.x, self.text_width - 1)))
-
-    def on_mouse_down(self, event: events.MouseDown) -> None:
-        cell = self._cell_at(event)
-        if event.button != 1 or cell is None:
-            return
-        self.capture_mouse()
-        self._drag_from = cell
-        if self.row_cursor and self.can_stand(cell[0]):
-            self.cursor = cell[0]
-        self.post_message(self.RowPressed(self, *cell, event.shift))
-
-    def on_mouse_move(self, event: events.MouseMove) -> None:
-        if self._drag_from is None:
-            cell = self._cell_at(event)
-            self._set_hover(cell[0] if cell else None)
-            return
-        offset = event.get_content_offset_capture(self)
-        # Beyond the edges the rows come to the mouse, one per report.
-        beyond = (offset.y >= self.outer_size.height) - (offset.y < TITLE_ROWS)
-        if beyond:
-            self.scroll_to(y=self._top + beyond, animate=False)
-        rows = self.visible_rows
-        if not rows:
-            return
-        row = max(rows.start, min(offset.y - TITLE_ROWS + self._top, rows.stop - 1))
-        cell = (row, max(0, min(offset.x, self.text_width - 1)))
-        if cell != self._drag_from:
-            self._drag_from = cell
-            self.post_message(self.RowDragged(self, *cell))
-
-    def on_mouse_up(self, event: events.MouseUp) -> None:
-        if self._drag_from is not None:
-            self._drag_from = None
-            self.release_mouse()
-
-    def on_leave(self, event: events.Leave) -> None:
-        self._set_hover(None)
-
-    def _set_hover(self, row: int | None) -> None:
-        if not self.hover_rows or row == self._hover:
-            return
-        old, self._hover = self._hover, row
-        self._repaint(sorted(r for r in (old, row) if r is not None))

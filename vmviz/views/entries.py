@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ..kernel.arch import get_mode
 from ..kernel.arch.paging import PagingMode
-from ..kernel.mm.frames import PG_ANON, ZERO_PFN, Frames
+from ..kernel.mm.frames import ZERO_PFN, Frames
 from ..kernel.mm.page_alloc import ANON, FILE
+from ..kernel.mm.page_flags import PG_ANON
 from .cells import Cell, Line
 
 EMPTY, SWAP, ZERO, RAM, FILE_PAGE, ANON_PAGE, DEVICE, UNKNOWN = range(8)
@@ -25,7 +26,7 @@ _GLYPHS = ("·", "s", "■", "■", "■", "■", "◊", "?")
 _ROLES = ("empty", "swap", "zero", "other", "file", "anon", "device", "unknown")
 _BLANK = " "
 HIDDEN = "hidden"
-"""Stands for a frame number that the real machine does not tell: see `vmviz.kernel.mm.frames.PG_HIDDEN`."""
+"""Stands for a frame number that the real machine does not tell: see `vmviz.kernel.mm.page_flags.PG_HIDDEN`."""
 
 _LETTERS = (
     ("P", "P"),

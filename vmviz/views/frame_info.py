@@ -9,8 +9,8 @@ import numpy as np
 
 from ..kernel.arch.x86 import pmd_pfn
 from ..kernel.machine import Machine
-from ..kernel.mm.frames import PG_HIDDEN
 from ..kernel.mm.page_alloc import ANON, FILE, FREE, OTHER, STATE_NAMES, TABLE
+from ..kernel.mm.page_flags import PG_HIDDEN
 from .cells import Line
 from .entries import pfns_of, present_of
 from .scene import Scene

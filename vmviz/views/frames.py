@@ -19,6 +19,7 @@ from ..kernel.mm.page_alloc import FREE, OTHER
 from ..script.values import format_size
 from .cells import Cell, Line
 from .entries import pfns_of, present_of
+from .frame_cells import LEGEND, joined, pages, spread
 from .frame_info import frame_words, hidden_count, hidden_words
 from .ram import GLYPHS, RamRows, any_in_cells, ram_cells, ram_rows
 from .rows import RowView
@@ -30,20 +31,6 @@ _MOST, _BESIDE_CELLS = 128, 40
 """Cells of RAM in a row at most, and the columns that the address and the words beside them may need."""
 _DEVICE_CELLS = 16
 _INFO_ROWS = 4
-_LEGEND = (
-    "T table  a anon  f file  · free",
-    "◊ device, mapped   ○ not mapped",
-    "× just unmapped",
-)
-_ROLE_OF = {
-    "T": "table",
-    "a": "anon",
-    "f": "file",
-    "·": "free",
-    "◊": "device",
-    "○": "unmapped",
-    "×": "cleared",
-}
 
 
 @attrs.define
@@ -115,7 +102,7 @@ class FrameView:
     def title_right(self) -> str:
         """What a cell of RAM stands for, for the title; "" when that goes without saying."""
         cell = self._ram.cell
-        return "" if self.wide and cell == 1 else f"1 cell = {_pages(cell)}"
+        return "" if self.wide and cell == 1 else f"1 cell = {pages(cell)}"
 
     @property
     def row_count(self) -> int:
@@ -126,7 +113,7 @@ class FrameView:
         """A row as cells."""
         section, i = self._find(index)
         if section.kind == "heading":
-            return _spread(section.lines[i], width)
+            return spread(section.lines[i], width)
         if section.kind == "text":
             return section.lines[i]
         if section.kind == "ram":
@@ -324,7 +311,7 @@ class FrameView:
         heading: Line = [(f" RAM {format_size(frames.nr_frames << 12)}", "label"), (free_text, "count")]
         out = [_Section("heading", 1, None, (heading,)), ram]
         if words:
-            own = _pages(sum(z.end_pfn - z.start_pfn for z in frames.zones[-1:]))
+            own = pages(sum(z.end_pfn - z.start_pfn for z in frames.zones[-1:]))
             heading = [(" vmviz's own RAM", "label"), (own, "count")]
             out = [
                 _Section("text", len(words) + 1, None, (*words, [])),
@@ -336,18 +323,18 @@ class FrameView:
             path = f"/dev/{region.name}"
             name = path if path in self.machine.sys.drivers else region.name
             label = f" {name} {format_size(region.nr_pages << 12)}"
-            line: Line = [(f"{label:<15} ", "label"), (f"cell = {_pages(cell)}", "dim")]
+            line: Line = [(f"{label:<15} ", "label"), (f"cell = {pages(cell)}", "dim")]
             rows = -(-region.nr_pages // (cell * _DEVICE_CELLS))
             out += [_Section("text", 2, None, ([], line)), _Section("region", rows, region)]
         info = (frame_words(self.scene, self.pfn) + [[]] * _INFO_ROWS)[:_INFO_ROWS]
-        lines = ([], *info, [], *map(_legend, _LEGEND))
+        lines = ([], *info, [], *LEGEND)
         return [*out, _Section("text", len(lines), None, lines)]
 
     def _words_of_hidden(self) -> list[Line]:
         """What to say instead of a map where the frame numbers of a real machine are hidden; else nothing."""
         if not self.own:
             return []
-        count = _pages(hidden_count(self.machine))
+        count = pages(hidden_count(self.machine))
         return [*hidden_words(self.machine), [(f" {count} with a hidden number", "count")]]
 
     def _find(self, index: int) -> tuple[_Section, int]:
@@ -384,18 +371,7 @@ class FrameView:
                     cells[k] = glyph, "fresh" if filled[k] else "mark.range"
             if 0 <= under < len(cells):
                 cells[under] = cells[under][0], "now"
-        line: Line = []
-        last, run = "", ""
-        for glyph, role in cells:
-            if role == last:
-                run += glyph
-            else:
-                if run:
-                    line.append((run, last))
-                last, run = role, glyph
-        if run:
-            line.append((run, last))
-        return line
+        return joined(cells)
 
     def _ram_line(self, index: int, i: int, width: int) -> Line:
         start, tail, end = int(self._start[i]), int(self._tail[i]), int(self._end[i])
@@ -439,18 +415,3 @@ class FrameView:
             more = f", cell = {cell}" if cell > 1 else ""
             line.append((" " * (_DEVICE_CELLS - len(cells)) + f" {region.name}{more}", "dim"))
         return line
-
-
-def _legend(text: str) -> Line:
-    """A line of the legend, its glyphs in their roles."""
-    return [(f" {word}", _ROLE_OF.get(word, "dim")) if word else (" ", "dim") for word in text.split(" ")]
-
-
-def _pages(n: int) -> str:
-    return f"{n} page{'s' * (n != 1)}"
-
-
-def _spread(line: Line, width: int) -> Line:
-    """A heading of two parts, the second one at the right of ``width`` columns less one."""
-    room = width - 1 - sum(len(text) for text, _ in line)
-    return [line[0], (" " * max(1, room), "text"), line[1]]

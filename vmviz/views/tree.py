@@ -13,7 +13,8 @@ import numpy as np
 from . import entries as ent
 from .cells import Line, fit
 from .scene import Scene
-from .tree_rows import TABLE_NAMES, Key, Row, TreeRows, TreeState, span_text
+from .tree_counts import span_text
+from .tree_rows import TABLE_NAMES, Key, Row, TreeRows, TreeState
 
 
 class TreeView(TreeRows):
@@ -230,7 +231,7 @@ class TreeView(TreeRows):
 
     def _counted(self, row: Row) -> str:
         if not row.open:
-            return self._below(row)
+            return self.below(row.row, row.depth)
         used = int(np.count_nonzero(self.arena.rows[row.row]))
         if row.depth:
             return f"{used} of {self.levels[row.depth].entries}"

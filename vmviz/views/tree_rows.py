@@ -17,6 +17,7 @@ from ..kernel.arch.x86 import _PAGE_PSE, PTE_PFN_MASK
 from . import entries as ent
 from .cells import Line
 from .scene import Scene
+from .tree_counts import TreeCounts, span_text
 from .vma_index import Stamp
 
 Key = tuple[int, int, int]
@@ -25,8 +26,6 @@ Key = tuple[int, int, int]
 TABLE_NAMES = {"pgd": "PGD", "p4d": "P4D", "pud": "PUD", "pmd": "PMD", "pte": "PT"}
 OPEN_TABLES = 16
 """A branch off the cursor's path unfolds by itself when it has no more last-level tables than this."""
-COUNTED_TABLES = 1024
-"""Above this many last-level tables a folded branch says how many tables it has, not how many entries."""
 _MARGIN = 2
 
 
@@ -67,7 +66,7 @@ class Spelled(NamedTuple):
         return self._replace(table=self.table + by, first=self.first + by, end=self.end + by)
 
 
-class TreeRows:
+class TreeRows(TreeCounts):
     """The rows of the tree for a scene, from the root down; `TreeView` gives them text and a cursor."""
 
     def __init__(
@@ -245,7 +244,7 @@ class TreeRows:
             return self.wide or self.scene.cursor != start or len(self._starts_in(row, start)) > 1
         if any(start <= spot < end for spot in self._spots):
             return True
-        return self.scene.range is None and self._tables_below(row, depth, OPEN_TABLES) <= OPEN_TABLES
+        return self.scene.range is None and self.tables_below(row, depth, OPEN_TABLES) <= OPEN_TABLES
 
     def _gaps(self, depth: int, base: int, lo: int, hi: int) -> list[Row]:
         """Empty slots ``[lo, hi)``: cut where the cursor or the range stands, and where nothing can be known."""
@@ -404,44 +403,6 @@ class TreeRows:
                 out.append(Row("run", self.last, before, low, high, a, b, table.row, text))
         return out
 
-    # -- counting
-
-    def _tables_below(self, row: int, depth: int, limit: int) -> int:
-        """Last-level tables under the table in arena row ``row`` of this depth; stops above ``limit``."""
-        rows = np.array([row])
-        for level in range(depth, self.last - 1):
-            rows = self._next(rows)
-            if len(rows) > limit and level < self.last - 2:
-                return limit + 1
-        return len(rows)
-
-    def _next(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The arena rows of all tables that entries of these tables point to."""
-        found = self.arena.rows[rows]
-        found = found[(found != 0) & ((found & np.uint64(_PAGE_PSE)) == 0)]
-        pfns = (found & np.uint64(PTE_PFN_MASK)) >> np.uint64(12)
-        next_rows: NDArray[np.int64] = self.arena.row_of.array[pfns.astype(np.int64)].astype(np.int64) - 1
-        return next_rows
-
-    def _below(self, row: Row) -> str:
-        """What a folded branch holds: present entries, or tables where those are too many to count."""
-        rows = np.array([row.row])
-        for _ in range(row.depth, self.last - 1):
-            rows = self._next(rows)
-        if len(rows) > COUNTED_TABLES:
-            return f"{len(rows)} tables below"
-        n = int(np.count_nonzero(ent.present_of(self.arena.rows[rows], self.mode)))
-        return f"{n} entr{'y' if n == 1 else 'ies'} below"
-
 
 def _missing_beside(items: list[Row], i: int) -> bool:
     return any(it.kind == "missing" for it in items[max(0, i - 1) : i + 2])
-
-
-def span_text(n: int) -> str:
-    """A power of two as a course says it.
-
-    >>> span_text(2 << 20)
-    '2M'
-    """
-    return f"{n >> 30}G" if n >= 1 << 30 else f"{n >> 20}M" if n >= 1 << 20 else f"{n >> 10}K"

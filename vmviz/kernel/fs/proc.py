@@ -25,7 +25,12 @@ from ..arch.x86 import (
 )
 from ..errors import KernelError
 from ..mm.flags import VM_HUGETLB, VM_PFNMAP, VM_SOFTDIRTY
-from ..mm.frames import (
+from ..mm.memory.normal_page import OTHER_ENTRY, RAW, kinds_of, pfns_of
+from ..mm.mm_types import Mm, System
+from ..mm.mmap import vma_page_prot
+from ..mm.mmu_gather import flush_tlb
+from ..mm.page_alloc import FREE
+from ..mm.page_flags import (
     PG_ACTIVE,
     PG_ANON,
     PG_COMPOUND,
@@ -43,11 +48,6 @@ from ..mm.frames import (
     PG_UPTODATE,
     PG_ZERO,
 )
-from ..mm.memory.normal_page import OTHER_ENTRY, RAW, kinds_of, pfns_of
-from ..mm.mm_types import Mm, System
-from ..mm.mmap import vma_page_prot
-from ..mm.mmu_gather import flush_tlb
-from ..mm.page_alloc import FREE
 from ..mm.vma import Vma
 from ..trace.bulk import Bulk, SetLane
 

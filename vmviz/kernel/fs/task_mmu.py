@@ -19,10 +19,10 @@ from ..mm.flags import (
     VM_WRITE,
     vmflags_codes,
 )
-from ..mm.frames import PG_ANON, PG_DIRTY, PG_REFERENCED, PG_SWAPBACKED
 from ..mm.huge_memory import hugepage_vma_check, is_huge_zero_pmd
 from ..mm.memory.normal_page import OTHER_ENTRY, RAW, kinds_of, pfns_of
 from ..mm.mm_types import Inode, Mm
+from ..mm.page_flags import PG_ANON, PG_DIRTY, PG_REFERENCED, PG_SWAPBACKED
 from ..mm.swapfile import MAX_SWAPFILES, SWAP_HAS_CACHE, SWAP_TYPE
 from ..mm.vma import Vma, vma_name
 

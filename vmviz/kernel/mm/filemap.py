@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..trace.store import Keyed
-from .frames import PG_DIRTY, PG_LRU, PG_SWAPBACKED, PG_UNEVICTABLE, PG_UPTODATE
 from .hugetlb_pool import hugetlbfs_evict_inode
 from .memory.do_fault import do_fault_page, set_file_pte
 from .memory.fault import FaultContext
 from .memory.pfn import VM_FAULT_MAJOR
 from .page_alloc import FILE, OutOfMemory
+from .page_flags import PG_DIRTY, PG_LRU, PG_SWAPBACKED, PG_UNEVICTABLE, PG_UPTODATE
 from .swap import accessed
 from .swapfile import shmem_slot_dropped
 

@@ -15,42 +15,14 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from ..trace.bulk import Bulk, Lane, SetLane
 from ..trace.journal import Journal
 from ..trace.store import Column, Keyed, RangeColumn
 from ..value import Value
+from .compound import CompoundPages
 from .contents import ContentColumn, Contents
 from .frame_states import FrameStates
-from .page_alloc import FREE, OTHER, RESERVED, STATE_NAMES, TABLE, ZERO, OutOfMemory, Zone
-
-PG_ANON, PG_EXCLUSIVE, PG_LRU, PG_SWAPBACKED = 1, 2, 4, 8
-PG_UPTODATE, PG_DIRTY, PG_REFERENCED, PG_ACTIVE = 16, 32, 64, 128
-PG_RESERVED, PG_PGTABLE, PG_ZERO, PG_HIDDEN = 256, 512, 1024, 2048
-PG_MLOCKED, PG_UNEVICTABLE, PG_SWAPCACHE = 4096, 8192, 16384
-PG_HEAD, PG_TAIL, PG_HUGETLB = 1 << 15, 1 << 16, 1 << 17
-PG_COMPOUND = PG_HEAD | PG_TAIL
-PG_NAMES = {
-    PG_ANON: "anon",
-    PG_EXCLUSIVE: "exclusive",
-    PG_LRU: "lru",
-    PG_SWAPBACKED: "swapbacked",
-    PG_UPTODATE: "uptodate",
-    PG_DIRTY: "dirty",
-    PG_REFERENCED: "referenced",
-    PG_ACTIVE: "active",
-    PG_RESERVED: "reserved",
-    PG_PGTABLE: "pgtable",
-    PG_ZERO: "zero",
-    PG_HIDDEN: "hidden",
-    PG_MLOCKED: "mlocked",
-    PG_UNEVICTABLE: "unevictable",
-    PG_SWAPCACHE: "swapcache",
-    PG_HEAD: "head",
-    PG_TAIL: "tail",
-    PG_HUGETLB: "hugetlb",
-}
-HPAGE_PMD_ORDER, HPAGE_PMD_NR = 9, 512
-"""Compound pages here are of one order: what a PMD maps, 512 frames at a multiple of 512."""
+from .page_alloc import FREE, RESERVED, STATE_NAMES, TABLE, ZERO, OutOfMemory, Zone
+from .page_flags import HPAGE_PMD_NR, PG_COMPOUND, PG_HIDDEN, PG_NAMES, PG_RESERVED, PG_ZERO
 
 ZERO_PFN = 1
 """The shared zero page: here the second frame of RAM; a real kernel keeps it in its image."""
@@ -94,7 +66,7 @@ class DeviceRegion:
         return self.start_pfn <= pfn < self.end_pfn
 
 
-class Frames:
+class Frames(CompoundPages):
     """The frames of RAM in columns, the device regions beside them, and the allocator over them.
 
     ``own_pfns`` are numbers that stand for frames of a real machine whose own numbers are hidden, and
@@ -253,104 +225,6 @@ class Frames:
             return False
         self.free_page(pfn)
         return True
-
-    # -- compound pages
-
-    def alloc_compound(
-        self, state: int, flags: int, tail_flags: int, mapping: int = 0, index: int = 0
-    ) -> int:
-        """Allocate 2 MiB as one compound page with one reference (`prep_compound_page`); returns the head's pfn.
-
-        References, and of the flags all but ``tail_flags``, are the head's alone.  Raises `OutOfMemory` when
-        no block of order 9 is free.
-        """
-        head = self.states.buddy.take(HPAGE_PMD_ORDER)
-        j, n = self.journal, HPAGE_PMD_NR
-        j.event("mm_page_alloc", ("pfn", head), ("order", HPAGE_PMD_ORDER))
-        where = slice(head, head + n)
-        marks = np.full(n, tail_flags | PG_TAIL, np.uint32)
-        marks[0] = flags | PG_HEAD
-        lanes: list[Lane] = [
-            SetLane(self.flags, where, 0, marks),
-            SetLane(self.index, where, 0, np.arange(index, index + n, dtype=np.uint64)),
-            SetLane(self.states, where, FREE, state),
-        ]
-        if mapping:
-            lanes.append(SetLane(self.mapping, where, 0, mapping))
-        j.bulk(Bulk("prep_compound_page", n, tuple(lanes), address=head << 12))
-        j.write(self.refcount, head, 1)
-        j.write(self.compound_mapcount, head, 0)
-        return head
-
-    def put_compound(self, head: int, n: int) -> bool:
-        """Drop ``n`` references of a compound page; returns whether that freed it (`free_compound_page`)."""
-        count, j = self.refcount.flat[head], self.journal
-        if count > n:
-            j.write(self.refcount, head, count - n)
-            return False
-        j.write(self.refcount, head, 0)
-        if self.flags.flat[head] & PG_HUGETLB:
-            self._free_huge_page(head)
-            return True
-        j.event("mm_page_free", ("pfn", head), ("order", HPAGE_PMD_ORDER))
-        j.write(self.compound_mapcount, head, None)
-        if self.mlock_count.flat[head]:
-            j.write(self.mlock_count, head, 0)
-        where = slice(head, head + HPAGE_PMD_NR)
-        columns = (self.flags, self.index, self.mapping, self.content)
-        lanes: list[Lane] = [
-            SetLane(c, where, c.array[where].copy(), 0) for c in columns if c.array[where].any()
-        ]
-        lanes.append(SetLane(self.states, where, self.states.array[where].copy(), FREE))
-        j.bulk(Bulk("free_compound_page", HPAGE_PMD_NR, tuple(lanes), address=head << 12))
-        return True
-
-    def _free_huge_page(self, head: int) -> None:
-        """A page of the hugetlb pool goes back there (`free_huge_page`); what it holds stays until it is used
-        again.
-        """
-        j, where = self.journal, slice(head, head + HPAGE_PMD_NR)
-        j.write(self.flags, head, PG_HEAD | PG_HUGETLB)
-        j.write(self.mapping, head, 0)
-        j.write(self.index, head, 0)
-        lane = SetLane(self.states, where, self.states.array[where].copy(), OTHER)
-        j.bulk(Bulk("free_huge_page", HPAGE_PMD_NR, (lane,), address=head << 12))
-        j.write(self.hugetlb_free, head, 1)
-
-    def heads(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The frames that keep references and flags for each of ``pfns`` (`compound_head`), itself mostly."""
-        if not self.compound_mapcount.data:
-            return pfns
-        compound = self.flags.array[pfns] & np.uint32(PG_COMPOUND) != 0
-        return np.where(compound, pfns & -HPAGE_PMD_NR, pfns)
-
-    def head_of(self, pfn: int) -> int:
-        """`heads` for one frame."""
-        return pfn & -HPAGE_PMD_NR if self.flags.flat[pfn] & PG_COMPOUND else pfn
-
-    def page_mapcounts(self, pfns: NDArray[np.int64]) -> NDArray[np.int32]:
-        """How often each page is mapped, as part of a huge leaf too (`page_mapcount`)."""
-        counts = self.mapcount.array[pfns]
-        whole = self.compound_mapcount.data
-        if whole:
-            compound = np.flatnonzero(self.flags.array[pfns] & np.uint32(PG_COMPOUND))
-            counts = counts.copy()
-            heads, which = np.unique(pfns[compound] & -HPAGE_PMD_NR, return_inverse=True)
-            counts[compound] += np.array([whole[head] for head in heads.tolist()], np.int32)[which]
-        return counts
-
-    def page_mapcount(self, pfn: int) -> int:
-        """`page_mapcounts` for one frame."""
-        count = int(self.mapcount.flat[pfn])
-        if self.flags.flat[pfn] & PG_COMPOUND:
-            count += self.compound_mapcount.data[pfn & -HPAGE_PMD_NR]
-        return count
-
-    def total_mapcount(self, head: int) -> int:
-        """Mappings of a compound page and of all its parts (`total_mapcount`)."""
-        return int(self.compound_mapcount.data[head]) + int(
-            self.mapcount.array[head : head + HPAGE_PMD_NR].sum()
-        )
 
     def pfn_valid(self, pfn: int) -> bool:
         """Whether a struct page stands behind the frame (`pfn_valid`)."""

@@ -11,10 +11,10 @@ from ..errors import SignalRaised, UnknownContentsError
 from ..trace.bulk import Bulk, SetLane
 from .access import READ, WRITE, access, fault
 from .flags import VM_ACCESS_FLAGS, VM_IO, VM_LOCKONFAULT, VM_PFNMAP, VM_SHARED, VM_WRITE
-from .frames import PG_DIRTY
 from .memory.fault import missing_tables
 from .memory.normal_page import pfns_of
 from .page_alloc import OutOfMemory
+from .page_flags import PG_DIRTY
 from .pgtable import NO_DEPOSIT
 from .swap import mark_page_accessed
 

@@ -32,7 +32,11 @@ from ..arch.x86 import (
 from ..errors import KernelError
 from ..trace.bulk import Bulk, Lane, SetLane
 from .flags import VM_HUGEPAGE, VM_HUGETLB, VM_LOCKED, VM_NOHUGEPAGE, VM_SPECIAL, VM_WRITE
-from .frames import (
+from .frames import ZERO_PFN
+from .mlock_pages import mlock_huge_page, munlock_huge_page
+from .mmu_gather import MmuGather, flush_tlb
+from .page_alloc import ANON, ZERO, OutOfMemory
+from .page_flags import (
     HPAGE_PMD_NR,
     PG_ANON,
     PG_DIRTY,
@@ -41,11 +45,7 @@ from .frames import (
     PG_SWAPBACKED,
     PG_UPTODATE,
     PG_ZERO,
-    ZERO_PFN,
 )
-from .mlock_pages import mlock_huge_page, munlock_huge_page
-from .mmu_gather import MmuGather, flush_tlb
-from .page_alloc import ANON, ZERO, OutOfMemory
 from .rmap import anon_vma_prepare
 
 if TYPE_CHECKING:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from ..arch.x86 import _PAGE_DIRTY, _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_SOFT_DIRTY, _PAGE_SPECIAL, pmd_pfn
 from ..trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
 from .flags import VM_LOCKED
-from .frames import HPAGE_PMD_NR, PG_ANON, PG_COMPOUND, PG_DIRTY, PG_EXCLUSIVE, ZERO_PFN
+from .frames import ZERO_PFN
 from .huge_memory import split_huge_pmd
 from .memory.normal_page import pfns_of
 from .mlock_pages import mlock_vma_pages
 from .mm_types import Mm, System
 from .page_alloc import FREE
+from .page_flags import HPAGE_PMD_NR, PG_ANON, PG_COMPOUND, PG_DIRTY, PG_EXCLUSIVE
 from .vma import Vma
 
 

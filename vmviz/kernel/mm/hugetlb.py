@@ -34,7 +34,6 @@ from .flags import (
     VM_WRITE,
     is_cow_mapping,
 )
-from .frames import HPAGE_PMD_NR, PG_ANON, PG_EXCLUSIVE
 from .hugetlb_pool import (
     HPAGE_MASK,
     HPAGE_RESV_OWNER,
@@ -52,6 +51,7 @@ from .memory.pfn import VM_FAULT_NOPAGE, VM_FAULT_SIGBUS
 from .mm_types import Inode, Mm, System, VmOperations
 from .mmu_gather import MmuGather, flush_tlb
 from .page_alloc import ANON, FILE
+from .page_flags import HPAGE_PMD_NR, PG_ANON, PG_EXCLUSIVE
 from .pgtable import NO_DEPOSIT
 from .rmap import anon_vma_prepare
 from .vma import Vma

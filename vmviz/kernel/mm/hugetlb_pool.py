@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import KernelError
 from .flags import VM_MAYSHARE, VM_NORESERVE
-from .frames import HPAGE_PMD_ORDER, PG_HEAD, PG_HUGETLB, PG_UPTODATE
 from .page_alloc import OTHER, OutOfMemory
+from .page_flags import HPAGE_PMD_ORDER, PG_HEAD, PG_HUGETLB, PG_UPTODATE
 
 if TYPE_CHECKING:
     from .mm_types import Inode, System

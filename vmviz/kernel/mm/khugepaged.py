@@ -10,7 +10,6 @@ import numpy as np
 from ..arch.x86 import _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_RW, is_swap_pte
 from ..errors import KernelError
 from ..trace.bulk import Bulk, Lane, SetLane
-from .frames import HPAGE_PMD_NR, PG_LRU, PG_SWAPCACHE
 from .huge_memory import (
     HPAGE_PMD_MASK,
     HPAGE_PMD_SIZE,
@@ -24,6 +23,7 @@ from .memory.swap import do_swap_page
 from .memory.zap import zap_page_range_single
 from .mm_types import Mm
 from .page_alloc import OutOfMemory
+from .page_flags import HPAGE_PMD_NR, PG_LRU, PG_SWAPCACHE
 from .vma import Vma
 
 SCAN_SUCCEED, SCAN_ALLOC_HUGE_PAGE_FAIL, SCAN_PAGE_COUNT, SCAN_FAIL = "", "ENOMEM", "EAGAIN", "EINVAL"

@@ -44,17 +44,6 @@ from .flags import (
     VM_SHARED,
     VM_WRITE,
 )
-from .frames import (
-    PG_ACTIVE,
-    PG_ANON,
-    PG_COMPOUND,
-    PG_DIRTY,
-    PG_LRU,
-    PG_REFERENCED,
-    PG_SWAPBACKED,
-    PG_SWAPCACHE,
-    PG_UNEVICTABLE,
-)
 from .gup import faultin_page_range
 from .huge_memory import HPAGE_PMD_SIZE, is_huge_zero_pmd
 from .huge_split import split_huge_page
@@ -67,6 +56,17 @@ from .memory.zap import zap_page_range_single
 from .mm_types import Mm
 from .mmu_gather import MmuGather
 from .page_alloc import OutOfMemory
+from .page_flags import (
+    PG_ACTIVE,
+    PG_ANON,
+    PG_COMPOUND,
+    PG_DIRTY,
+    PG_LRU,
+    PG_REFERENCED,
+    PG_SWAPBACKED,
+    PG_SWAPCACHE,
+    PG_UNEVICTABLE,
+)
 from .shmem import punch_hole
 from .swapfile import SWAP_TYPE, folio_free_swap, slots_dropped, user_lanes
 from .vma import Vma

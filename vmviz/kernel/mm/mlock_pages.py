@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ..arch.x86 import _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_SPECIAL, pmd_pfn
 from ..trace.bulk import Bulk, SetLane
 from .flags import VM_LOCKED, VM_SPECIAL
-from .frames import PG_ACTIVE, PG_ANON, PG_COMPOUND, PG_LRU, PG_MLOCKED, PG_UNEVICTABLE
 from .memory.normal_page import pfns_of
+from .page_flags import PG_ACTIVE, PG_ANON, PG_COMPOUND, PG_LRU, PG_MLOCKED, PG_UNEVICTABLE
 
 if TYPE_CHECKING:
     from .mm_types import Mm, System

@@ -15,8 +15,9 @@ from ..arch.tlb import TlbFlush
 from ..trace.bulk import AddLane, Bulk, Lane, SetLane
 from ..trace.pieces import Lines, Pieces, index_of_cells
 from ..trace.store import Index, cells_of, distinct, index_of, is_runs, over, runs_of, short
-from .frames import HPAGE_PMD_NR, PG_COMPOUND, PG_SWAPCACHE, Frames
+from .frames import Frames
 from .page_alloc import FREE
+from .page_flags import HPAGE_PMD_NR, PG_COMPOUND, PG_SWAPCACHE
 from .swapfile import free_swap_cache
 
 if TYPE_CHECKING:

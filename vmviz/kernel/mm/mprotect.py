@@ -46,7 +46,6 @@ from .flags import (
     VM_WRITE,
     calc_vm_prot_bits,
 )
-from .frames import PG_ANON, PG_EXCLUSIVE
 from .gup import populate_vma_page_range
 from .huge_memory import change_huge_pmd, split_partial
 from .hugetlb import hugetlb_change_protection
@@ -55,6 +54,7 @@ from .memory.normal_page import pfns_of
 from .mm_types import Mm
 from .mmap import vma_page_prot, vma_wants_writenotify
 from .mmu_gather import MmuGather
+from .page_flags import PG_ANON, PG_EXCLUSIVE
 from .util import may_expand_vm, vm_enough_memory
 from .vma import Vma
 from .vma_merge import vma_modify

@@ -10,9 +10,9 @@ from ..errors import KernelError
 from ..trace.bulk import Bulk, SetLane
 from .filemap import MEMORY_KINDS, inode_of
 from .flags import MS_ASYNC, MS_INVALIDATE, MS_SYNC, VM_LOCKED, VM_SHARED
-from .frames import PG_DIRTY
 from .mm_types import Mm
 from .mmu_gather import flush_tlb
+from .page_flags import PG_DIRTY
 from .vma import Vma
 
 TOP = 1 << 64

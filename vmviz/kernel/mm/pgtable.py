@@ -21,8 +21,9 @@ from ..trace.bulk import Bulk, CountLane, Ramp, SetLane
 from ..trace.journal import Journal
 from ..trace.pieces import Lines
 from ..trace.store import Column, Counters, Index, Keyed, cells_of, copy, flip, index_of, put
-from .frames import PG_PGTABLE, Frames
+from .frames import Frames
 from .page_alloc import FREE, TABLE, OutOfMemory
+from .page_flags import PG_PGTABLE
 from .pagewalk import PageWalk
 from .pgtable_rows import RowFrames, lazy_zeros
 

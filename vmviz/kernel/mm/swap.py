@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..trace.bulk import Bulk, SetLane
-from .frames import PG_ACTIVE, PG_LRU, PG_REFERENCED, PG_UNEVICTABLE
+from .page_flags import PG_ACTIVE, PG_LRU, PG_REFERENCED, PG_UNEVICTABLE
 
 if TYPE_CHECKING:
     from .mm_types import System

@@ -16,7 +16,7 @@ from ..arch.x86 import SWP_OFFSET_MASK, swp_entry, swp_offset
 from ..trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
 from ..trace.store import Column, Counters, Keyed
 from .contents import ContentColumn, Contents
-from .frames import PG_DIRTY, PG_SWAPCACHE
+from .page_flags import PG_DIRTY, PG_SWAPCACHE
 
 if TYPE_CHECKING:
     from .mm_types import System

@@ -11,10 +11,10 @@ import numpy as np
 
 from ..trace.bulk import Bulk
 from .filemap import add_to_page_cache
-from .frames import PG_DIRTY
 from .memory.zap import zap_page_range_single
 from .mm_types import Inode, Mm, System
 from .mmu_gather import free_lanes
+from .page_flags import PG_DIRTY
 from .swapfile import shmem_slot_dropped
 from .vma import Vma
 

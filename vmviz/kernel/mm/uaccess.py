@@ -10,13 +10,13 @@ from ..arch.x86 import _PAGE_PRESENT, _PAGE_RW
 from ..errors import KernelError, SignalRaised
 from .access import READ, WRITE, access
 from .flags import VM_HUGETLB, VM_IO, VM_PFNMAP, VM_READ
-from .frames import PG_ANON, PG_EXCLUSIVE
 from .gup import fault_missing, touch_pages
 from .huge_memory import FAULT_FALLBACK, do_huge_pmd_wp_page
 from .hugetlb import hugetlb_wp
 from .memory.normal_page import ANON_PAGE, kinds_of, pfns_of
 from .memory.wp import handle_unshare
 from .mm_types import Mm
+from .page_flags import PG_ANON, PG_EXCLUSIVE
 
 
 def write_to_pipe(mm: Mm, addr: int, length: int) -> int:

@@ -17,11 +17,11 @@ from ..arch.x86 import (
     SWP_OFFSET_MASK,
 )
 from ..trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
-from .frames import PG_ANON, PG_DIRTY, PG_EXCLUSIVE, PG_SWAPBACKED, PG_SWAPCACHE, PG_UNEVICTABLE
 from .memory.fault import file_counter
 from .memory.normal_page import pfns_of
 from .mm_types import Mm
 from .mmu_gather import MmuGather, free_lanes
+from .page_flags import PG_ANON, PG_DIRTY, PG_EXCLUSIVE, PG_SWAPBACKED, PG_SWAPCACHE, PG_UNEVICTABLE
 from .swapfile import delete_from_swap_cache, swap_out_shmem
 from .vma import Vma
 

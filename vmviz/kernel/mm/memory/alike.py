@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ...arch.x86 import _PAGE_PRESENT, PTE_PFN_MASK
 from ...trace.pieces import Lines, Pieces
 from ...trace.store import Index, over
-from ..frames import PG_ANON, PG_COMPOUND, Frames
+from ..frames import Frames
+from ..page_flags import PG_ANON, PG_COMPOUND
 from ..pgtable import TableArena
 
 FEW = 48

@@ -27,10 +27,10 @@ from ...errors import KernelError
 from ...trace.bulk import AddLane, Bulk, CopyLane, CountLane, FlipLane, Lane, SetLane
 from ...trace.store import Index, index_of
 from ..flags import VM_HUGETLB, VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SHARED, is_cow_mapping
-from ..frames import PG_EXCLUSIVE
 from ..huge_memory import copy_huge_pmd
 from ..hugetlb import copy_hugetlb_page_range
 from ..mm_types import Mm
+from ..page_flags import PG_EXCLUSIVE
 from ..swapfile import user_lanes
 from ..vma import Vma
 from .alike import Alike

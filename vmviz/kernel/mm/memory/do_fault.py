@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from ...arch.x86 import _PAGE_RW
 from ..flags import VM_SHARED, VM_WRITE
-from ..frames import PG_DIRTY
 from ..mlock_pages import mlock_vma_pages
 from ..mm_types import Mm
 from ..page_alloc import ANON, OutOfMemory
+from ..page_flags import PG_DIRTY
 from ..rmap import anon_vma_prepare
 from ..vma import Vma
 from .fault import ANON_FLAGS, MKDIRTY, FaultContext, file_counter

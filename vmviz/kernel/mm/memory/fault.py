@@ -25,18 +25,11 @@ from ...trace.bulk import Bulk, CountLane, Lane, SetLane, part
 from ...trace.pieces import Lines, Pieces, index_of_cells
 from ...trace.store import Index, cells_of, index_of
 from ..flags import VM_HUGETLB, VM_WRITE
-from ..frames import (
-    PG_ANON,
-    PG_EXCLUSIVE,
-    PG_LRU,
-    PG_SWAPBACKED,
-    PG_UPTODATE,
-    ZERO_PFN,
-    Frames,
-)
+from ..frames import ZERO_PFN, Frames
 from ..huge_memory import FAULT_FALLBACK, do_huge_pmd_anonymous_page, hugepage_vma_check
 from ..mlock_pages import locks_pages, mlock_vma_pages
 from ..page_alloc import ANON, OutOfMemory
+from ..page_flags import PG_ANON, PG_EXCLUSIVE, PG_LRU, PG_SWAPBACKED, PG_UPTODATE
 from ..rmap import anon_vma_prepare
 from .normal_page import device_lanes
 from .pfn import VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_SIGBUS, vmf_insert_pfn

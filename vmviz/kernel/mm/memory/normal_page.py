@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from ...arch.x86 import _PAGE_PRESENT, _PAGE_PROTNONE, _PAGE_SPECIAL, PTE_PFN_MASK
 from ...trace.bulk import AddLane, Lane
-from ..frames import PG_ANON, PG_SWAPBACKED, Frames
+from ..frames import Frames
 from ..mm_types import Mm
+from ..page_flags import PG_ANON, PG_SWAPBACKED
 
 RAW, ANON_PAGE, FILE_PAGE, SHMEM_PAGE, OTHER_ENTRY = range(5)
 RSS_OF_KIND = {ANON_PAGE: "anon", FILE_PAGE: "file", SHMEM_PAGE: "shmem"}

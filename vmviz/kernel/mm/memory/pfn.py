@@ -29,9 +29,9 @@ from ..flags import (
     VM_PFNMAP,
     is_cow_mapping,
 )
-from ..frames import PG_ANON
 from ..mm_types import Mm
 from ..page_alloc import OutOfMemory
+from ..page_flags import PG_ANON
 from ..vma import Vma
 from .memtype import memtype_reserve
 from .normal_page import device_line_lanes

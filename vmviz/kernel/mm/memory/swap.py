@@ -21,9 +21,9 @@ from ...arch.x86 import (
 )
 from ...trace.bulk import Bulk, CountLane, Lane, SetLane
 from ..flags import VM_LOCKED, VM_WRITE
-from ..frames import PG_ANON, PG_EXCLUSIVE, PG_LRU, PG_SWAPBACKED, PG_UPTODATE
 from ..mlock_pages import mlock_vma_pages
 from ..page_alloc import ANON, OutOfMemory
+from ..page_flags import PG_ANON, PG_EXCLUSIVE, PG_LRU, PG_SWAPBACKED, PG_UPTODATE
 from ..rmap import anon_vma_record
 from ..swapfile import add_to_swap_cache, folio_free_swap, swap_free
 from .fault import ANON_FLAGS, MKDIRTY, alloc_lanes

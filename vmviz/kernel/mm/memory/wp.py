@@ -15,10 +15,11 @@ from ...arch.tlb import TlbFlush
 from ...arch.x86 import _PAGE_ACCESSED, _PAGE_RW, _PAGE_SOFT_DIRTY, _PAGE_SPECIAL, pte_pfn
 from ...trace.bulk import AddLane, Bulk, CountLane, Lane, SetLane
 from ..flags import VM_SHARED
-from ..frames import PG_ANON, PG_COMPOUND, PG_DIRTY, PG_EXCLUSIVE, PG_SWAPBACKED, PG_SWAPCACHE, Frames
+from ..frames import Frames
 from ..mlock_pages import mlock_vma_pages, munlock_vma_pages
 from ..mmu_gather import flush_tlb
 from ..page_alloc import ANON, OutOfMemory
+from ..page_flags import PG_ANON, PG_COMPOUND, PG_DIRTY, PG_EXCLUSIVE, PG_SWAPBACKED, PG_SWAPCACHE
 from ..rmap import anon_vma_prepare
 from ..swapfile import folio_free_swap, free_swap_cache
 from .fault import (

@@ -24,12 +24,12 @@ from ...errors import CheckResult, Refusal
 from ...trace.bulk import AddLane, Bulk, CountLane, Lane, Ramp, SetLane
 from ...trace.store import index_of
 from ..flags import VM_HUGETLB, VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SEQ_READ
-from ..frames import PG_DIRTY
 from ..huge_memory import split_partial, zap_huge_pmd
 from ..hugetlb import unmap_hugepage_range
 from ..mlock_pages import locks_pages, munlock_before_zap
 from ..mm_types import Mm
 from ..mmu_gather import MmuGather
+from ..page_flags import PG_DIRTY
 from ..pgtable import TableArena
 from ..swap import accessed
 from ..swapfile import slots_dropped, user_lanes

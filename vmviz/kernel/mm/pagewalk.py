@@ -196,9 +196,9 @@ class PageWalk:
                 yield (row << self.bits) | ((va >> self.page_shift) & self.leaf_mask), n, va
                 va = (va & -span) + span
 
-    def _tables(self, pgd: int, start: int, end: int) -> Iterator[tuple[NDArray[np.int64], int]]:
-        """The rows of the last-level tables that ``[start, end)`` touches, -1 where there is none: for each table
-        above them an array, looking at all of its entries at once, and the address that it begins with.
+    def _tables(self, pgd: int, start: int, end: int) -> Iterator[tuple[NDArray[np.uint32], int]]:
+        """The rows of the last-level tables that ``[start, end)`` touches, each plus one, 0 where there is none: for
+        each table above them an array, looking at all of its entries at once, and the address that it begins with.
         """
         shift, mask = self.upper[-1]
         parent_span = 1 << (shift + self.mode.levels[-2].bits)
@@ -207,15 +207,15 @@ class PageWalk:
             stop = min(end, (va & -parent_span) + parent_span)
             row = self._parent(pgd, va)
             if row >= 0:
-                entries = self.rows[row, (va >> shift) & mask : (((stop - 1) >> shift) & mask) + 1]
-                if not entries.any():
-                    va = stop
-                    continue
-                # frame 0 is no table's: empty entries
-                rows = self.row_of.array[(entries & _PFN) >> _SHIFT].astype(np.int64) - 1
-                if self.huge.data:
-                    rows[(entries & _PSE) != 0] = -1
-                yield rows, va
+                i = (va >> shift) & mask
+                entries = self.rows[row, i : (((stop - 1) >> shift) & mask) + 1]
+                if self.flat[row << self.bits | i] or entries.any():
+                    rows = self.row_of.array[
+                        (entries & _PFN) >> _SHIFT
+                    ]  # frame 0 is no table's: empty entries
+                    if self.huge.data:
+                        rows[(entries & _PSE) != 0] = 0
+                    yield rows, va
             va = stop
 
     def _parent(self, pgd: int, va: int) -> int:
@@ -244,12 +244,12 @@ class PageWalk:
         for rows, va in self._tables(pgd, start, end):
             n, first = len(rows), int(rows[0])
             breaks = [0, n]
-            if first < 0 or int(rows[-1]) - first != n - 1 or (rows[1:] - rows[:-1] != 1).any():
-                there = rows >= 0
+            if not first or int(rows[-1]) - first != n - 1 or (rows[1:] - rows[:-1] != 1).any():
+                there = rows != 0
                 apart = (rows[1:] - rows[:-1] != 1) & (there[1:] | there[:-1]) | (there[1:] != there[:-1])
                 breaks = [0, *(np.flatnonzero(apart) + 1).tolist(), n]
             for a, b in pairwise(breaks):
-                row = int(rows[a])
+                row = int(rows[a]) - 1
                 if row < 0:
                     continue
                 if pieces and row == sum(pieces[-1][:2]) and va + (a << shift) == _end(pieces[-1], shift):

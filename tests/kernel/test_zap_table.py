@@ -31,7 +31,7 @@ from vmviz.kernel.mm.memory.pfn import (
     remap_pfn_range,
     vmf_insert_pfn,
 )
-from vmviz.kernel.mm.memory.zap_checks import find_danger
+from vmviz.kernel.mm.memory.zap_checks import find_danger, judge, passes
 from vmviz.kernel.mm.mm_types import Mm, VmOperations
 from vmviz.kernel.mm.page_alloc import DRIVER
 from vmviz.kernel.mm.page_flags import PG_DIRTY
@@ -479,3 +479,27 @@ def test_pfnmap_vmas_never_merge_and_split_like_any_other() -> None:
         (b, b + 4 * PAGE, 4),
     ]  # fmt: skip
     assert verify(m) == []
+
+
+@pytest.mark.parametrize("contract", ["int", "void", "special"])
+def test_checks_pass_in_short_as_they_do_in_words(contract: str) -> None:
+    kinds = (VM_PFNMAP, VM_MIXEDMAP, 0)
+    spots = (0, 0xF000, 0x10000, 0x10001, 0x1F000, 0x20000, 0x21000, (1 << 64) - 4096)
+    sizes = (0, 1, 0x1000, 0x10000, 0x10001, (1 << 64) - 0x8000)
+    for kind in kinds:
+        vma = Vma(0x10000, 0x20000, kind)
+        for address in spots:
+            for size in sizes:
+                words = all(c.passed for c in judge(vma, address, size, contract))
+                assert passes(vma, address, size, contract) == words
+
+
+def test_a_zap_that_is_not_recorded_tells_its_checks_all_the_same() -> None:
+    told = []
+    for enabled in (True, False):
+        m = Machine(ram=64 << 20)
+        fb = m.mmap(0, 8 << 20, "rw", "shared", m.open("/dev/fb0"))
+        m.journal.enabled = enabled
+        told.append([m.zap_vma_ptes(m.vma(fb), fb, size).checks for size in (4 << 20, 4096, 9 << 20)])
+    assert told[0] == told[1]
+    assert [len(checks) for checks in told[1]] == [3, 3, 3]

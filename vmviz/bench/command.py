@@ -78,7 +78,7 @@ def bench(
 
 def line(workload: Workload, figure: Figure) -> str:
     """A figure as a line."""
-    head = f"{workload.row:2} {workload.name:14}"
+    head = f"{workload.row:2} {workload.name:16}"
     if figure.ratio is None:
         ours = f"; ours {figure.seconds * 1e3:.3g} ms" if figure.seconds else ""
         return f"{head} no yardstick: {figure.note or workload.yardstick}{ours}"
@@ -89,4 +89,4 @@ def line(workload: Workload, figure: Figure) -> str:
 
 def listing() -> list[str]:
     """What there is to run: a line for each workload."""
-    return [f"{w.row:2} {w.name:14} {w.goal_text:15} {w.about} / {w.yardstick}" for w in WORKLOADS]
+    return [f"{w.row:2} {w.name:16} {w.goal_text:15} {w.about} / {w.yardstick}" for w in WORKLOADS]

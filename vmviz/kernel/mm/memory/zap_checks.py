@@ -49,6 +49,12 @@ def judge(vma: Vma, address: int, size: int, contract: str = "int") -> tuple[Che
     )
 
 
+def passes(vma: Vma, address: int, size: int, contract: str = "int") -> bool:
+    """Whether all checks of `judge` pass: their outcome without their words."""
+    wanted = VM_PFNMAP | VM_MIXEDMAP if contract == "special" else VM_PFNMAP
+    return vma.start <= address and (address + size) & WRAP <= vma.end and vma.vm_flags & wanted != 0
+
+
 def _amount(n: int) -> str:
     for unit, shift in (("G", 30), ("M", 20), ("K", 10)):
         if n and not n & ((1 << shift) - 1):

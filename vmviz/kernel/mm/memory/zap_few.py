@@ -18,6 +18,7 @@ from ..flags import VM_HUGETLB, VM_PAT, VM_PFNMAP
 from .zap_checks import judge
 
 if TYPE_CHECKING:
+    from ...errors import CheckResult
     from ...trace.journal import Record, Write
     from ...trace.store import Keyed, RangeColumn
     from ..mm_types import Mm
@@ -101,6 +102,11 @@ class ZapFew(Packed):
             self.peak[0].put(self.peak[1], self.peak[2])
 
     @property
+    def checks(self) -> tuple[CheckResult, ...]:
+        """What was judged."""
+        return judge(self.vma, self.address, self.n << 12, self.contract)
+
+    @property
     def flush(self) -> TlbFlush:
         """The flush of the cleared pages."""
         return TlbFlush.of(self.address, self.address + (self.n << 12))
@@ -116,10 +122,7 @@ class ZapFew(Packed):
         of = (("vma", vma.start), ("address", address), ("size", n << 12))
         return [
             Enter(self.func, of),
-            *(
-                Check(c.name, c.expression, c.compared, c.passed, c.reached, c.note)
-                for c in judge(vma, address, n << 12, self.contract)
-            ),
+            *(Check(c.name, c.expression, c.compared, c.passed, c.reached, c.note) for c in self.checks),
             Enter("zap_page_range_single", of),
             *(() if self.peak is None else (self.peak,)),
             Enter("unmap_page_range", (("start", address), ("end", end))),

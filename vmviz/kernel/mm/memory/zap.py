@@ -30,6 +30,7 @@ from ..mlock_pages import locks_pages, munlock_before_zap
 from ..mm_types import Mm
 from ..mmu_gather import MmuGather
 from ..page_flags import PG_DIRTY
+from ..pagewalk import in_steps
 from ..pgtable import TableArena
 from ..swap import accessed
 from ..swapfile import slots_dropped, user_lanes
@@ -295,8 +296,8 @@ def _ramp_of(arena: TableArena, slot: int, n: int) -> Ramp | None:
     if low >= high:
         return Ramp.of(entries[slot : slot + n])
     head, tail = (low << arena.bits) - slot, slot + n - (high << arena.bits)
-    known = arena.line_of(first + (head << 12), high - low)
-    if (arena.line[low:high] != known).any():
+    firsts = arena.line[low:high]
+    if int(firsts[0]) != first + (head << 12) or not in_steps(firsts, arena.width << 12):
         return Ramp.of(entries[slot : slot + n])
     for at, length in ((0, head), (n - tail, tail)):
         if length:

@@ -155,7 +155,8 @@ def test_a_child_that_is_gone():
 
 
 @pytest.mark.skipif(
-    shutil.which("setpriv") is None or not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root"
+    shutil.which("setpriv") is None or not hasattr(os, "geteuid") or os.geteuid() != 0,
+    reason="needs setpriv, and root to run it",
 )
 def test_without_cap_sys_admin_the_frames_are_hidden():
     code = (

@@ -156,6 +156,7 @@ class Frames(CompoundPages):
 
         Raises `OutOfMemory` when there is none.
         """
+        # As `put` does it, but without asking for the state before: this is most of what a fault costs.
         refcount, mapcount, flags, mapping, index, content = self._flats
         pfn = self.states.take(page[0])
         (

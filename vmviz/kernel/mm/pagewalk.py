@@ -139,18 +139,10 @@ class PageWalk:
         out: list[tuple[int, int]] = []
         if not self.huge.data or start >= end:
             return out
-        shift, mask = self.upper[-1]
-        parent_span = 1 << (shift + self.mode.levels[-2].bits)
-        va = start & -(1 << shift)
-        while va < end:
-            stop = min(end, (va & -parent_span) + parent_span)
-            row = self._parent(pgd, va)
-            if row >= 0:
-                first, last = (va >> shift) & mask, ((stop - 1) >> shift) & mask
-                leaf = self.rows[row, first : last + 1] & np.uint64(_PAGE_PSE)
-                for i in np.flatnonzero(leaf).tolist():
-                    out.append(((row << self.bits) | (first + i), va + (i << shift)))
-            va = stop
+        shift = self.upper[-1][0]
+        for slot, entries, va in self._parents(pgd, start, end):
+            for i in np.flatnonzero(entries & _PSE).tolist():
+                out.append((slot + i, va + (i << shift)))
         return out
 
     def child_row(self, slot: int) -> int:
@@ -201,6 +193,21 @@ class PageWalk:
         """The rows of the last-level tables that ``[start, end)`` touches, each plus one, 0 where there is none: for
         each table above them an array, looking at all of its entries at once, and the address that it begins with.
         """
+        for slot, entries, va in self._parents(pgd, start, end):
+            first = self.flat[slot]
+            if first and not first & _PAGE_PSE and in_steps(entries, 4096):  # tables in frames in line
+                pfn = (first & PTE_PFN_MASK) >> 12
+                yield self.row_of.array[pfn : pfn + len(entries)], va
+            elif first or entries.any():  # frame 0 is no table's: empty entries
+                rows = self.row_of.array[(entries & _PFN) >> _SHIFT]
+                if self.huge.data:
+                    rows[(entries & _PSE) != 0] = 0
+                yield rows, va
+
+    def _parents(self, pgd: int, start: int, end: int) -> Iterator[tuple[int, NDArray[np.uint64], int]]:
+        """The tables above the last level on the way to ``[start, end)``, as far as they exist: the slot of the first
+        entry concerned, all of these entries, and the address that they begin with.
+        """
         shift, mask = self.upper[-1]
         parent_span = 1 << (shift + self.mode.levels[-2].bits)
         va = start & -(1 << shift)
@@ -208,17 +215,8 @@ class PageWalk:
             stop = min(end, (va & -parent_span) + parent_span)
             row = self._parent(pgd, va)
             if row >= 0:
-                i = (va >> shift) & mask
-                entries = self.rows[row, i : (((stop - 1) >> shift) & mask) + 1]
-                first = self.flat[row << self.bits | i]
-                if first and not first & _PAGE_PSE and in_steps(entries, 4096):  # tables in frames in line
-                    pfn = (first & PTE_PFN_MASK) >> 12
-                    yield self.row_of.array[pfn : pfn + len(entries)], va
-                elif first or entries.any():  # frame 0 is no table's: empty entries
-                    rows = self.row_of.array[(entries & _PFN) >> _SHIFT]
-                    if self.huge.data:
-                        rows[(entries & _PSE) != 0] = 0
-                    yield rows, va
+                slot = (row << self.bits) | ((va >> shift) & mask)
+                yield slot, self.entries[slot : slot + ((stop - 1 - va) >> shift) + 1], va
             va = stop
 
     def _parent(self, pgd: int, va: int) -> int:

@@ -233,14 +233,15 @@ def _mremap(scale: int) -> Bench:
         two = one + 2 * size + 2 * MIB
         kernel.madvise(one, size, MADV_POPULATE_WRITE)
     except MissingError as error:
-        return Bench(ours, why=str(error))
+        return Bench(_many(9, ours), why=str(error))
 
     def yard() -> float:
         took = kernel.mremap(one, size, two)
         kernel.mremap(two, size, one)
         return took
 
-    return Bench(ours, yard, close=lambda: void(kernel.munmap(room, 4 * size + 2 * GIB)))
+    close = lambda: void(kernel.munmap(room, 4 * size + 2 * GIB))  # noqa: E731
+    return Bench(_many(9, ours), _many(9, yard), close=close)
 
 
 def _faults(journal: bool, scale: int) -> Bench:

@@ -35,6 +35,7 @@ from .mm.mmap import do_mmap
 from .mm.mmu_gather import MmuGather
 from .mm.mprotect import do_mprotect
 from .mm.mremap import do_mremap
+from .mm.mremap_quick import quick_mremap
 from .mm.msync import do_msync
 from .mm.util import set_rlimit, set_sysctl
 from .mm.vma import Vma
@@ -60,6 +61,8 @@ class VmaCalls:
         """Resize or move a mapping and return its address (mremap(2)); lengths in bytes."""
         addr, new_addr, flags = number(addr, "addr"), number(new_addr, "new_addr"), number(flags, "flags")
         old_len, new_len = number(old_len, "old_len"), number(new_len, "new_len")
+        if (at := quick_mremap(self.mm, addr, old_len, new_len, flags, new_addr)) >= 0:
+            return at
         fields = (("addr", addr), ("old_len", old_len), ("new_len", new_len), ("flags", flags))
         with self._span("mremap", *fields, ("new_addr", new_addr)):
             call = mremap_later.do_mremap if self.sys.version.mremap_many else do_mremap

@@ -85,7 +85,9 @@ class Buddy:
         self._heads = bytearray(chunks << _CHUNK_SHIFT)
         self._view = np.frombuffer(self._heads, np.uint8)
         self._count = [[0] * MAX_ORDER for _ in self.zones]
+        # No block of an order lies below its hint, and none but the one there below the bound.
         self._hint = [[z.start_pfn] * MAX_ORDER for z in self.zones]
+        self._bound = [[z.start_pfn] * MAX_ORDER for z in self.zones]
         self.start = self.next = self.end = 0
         self._taken = -1
         self.refresh(np.arange(chunks))
@@ -112,6 +114,7 @@ class Buddy:
                 if count[o]:
                     pfn = self._heads.find(o + 1, hint[o])
                     hint[o] = pfn
+                    self._bound[zi][o] = max(self._bound[zi][o], pfn)
                     self._taken = -1 if order else pfn
                     return pfn
         raise OutOfMemory(f"no free block of order {order} is left in any zone")
@@ -162,9 +165,11 @@ class Buddy:
         else:
             raise AssertionError(f"frame {pfn:#x} is in no free block")
         zi = self._zone(pfn)
-        count = self._count[zi]
+        count, hint, bound = self._count[zi], self._hint[zi], self._bound[zi]
         heads[head] = 0
         count[order] -= 1
+        if head == hint[order]:
+            hint[order] = bound[order]
         if pfn == taken:  # no smaller block was there: those that come next are all in this one
             self.start, self.next, self.end = pfn, pfn + 1, pfn + (1 << order)
             return
@@ -176,7 +181,8 @@ class Buddy:
                 head, other = other, head
             heads[other] = order + 1
             count[order] += 1
-            self._hint[zi][order] = min(self._hint[zi][order], other)
+            if other < bound[order]:
+                _lower(hint, bound, order, other)
 
     def release(self, pfn: int) -> None:
         """Frame ``pfn`` is free: merge it with its buddies as far as they go (`__free_one_page`)."""
@@ -198,7 +204,8 @@ class Buddy:
             order += 1
         heads[pfn] = order + 1
         count[order] += 1
-        self._hint[zi][order] = min(self._hint[zi][order], pfn)
+        if pfn < self._bound[zi][order]:
+            _lower(self._hint[zi], self._bound[zi], order, pfn)
 
     def _settle(self) -> None:
         """Enter what is left of the block that frames were being taken from."""
@@ -208,13 +215,16 @@ class Buddy:
         if pfn == end:
             return
         zi = self._zone(pfn)
-        count, hint = self._count[zi], self._hint[zi]
+        count, hint, bound, heads = self._count[zi], self._hint[zi], self._bound[zi], self._heads
         while pfn < end:
-            size = min(pfn & -pfn or end, 1 << ((end - pfn).bit_length() - 1))
+            size = pfn & -pfn
+            if not size or size > end - pfn:  # nothing was taken: it is one block
+                size = end - pfn
             order = size.bit_length() - 1
-            self._heads[pfn] = order + 1
+            heads[pfn] = order + 1
             count[order] += 1
-            hint[order] = min(hint[order], pfn)
+            if pfn < bound[order]:
+                _lower(hint, bound, order, pfn)
             pfn += size
 
     def refresh(self, chunks: NDArray[Any]) -> None:
@@ -246,7 +256,7 @@ class Buddy:
         """`refresh` for one chunk, whose frames are the bits of one number."""
         first = chunk << _CHUNK_SHIFT
         zi = self._zone(first)
-        count, hint = self._count[zi], self._hint[zi]
+        count, hint, bound = self._count[zi], self._hint[zi], self._bound[zi]
         old = self._heads[first : first + _CHUNK]
         left = _CHUNK - old.count(0)
         for order in range(MAX_ORDER):
@@ -269,7 +279,8 @@ class Buddy:
                 head = lowest.bit_length() - 1
                 heads[head] = order + 1
                 count[order] += 1
-                hint[order] = min(hint[order], first + head)
+                if first + head < bound[order]:
+                    _lower(hint, bound, order, first + head)
                 alone ^= lowest
             bits = pair
         self._heads[first : first + _CHUNK] = heads
@@ -293,11 +304,13 @@ class Buddy:
             mine = orders
             if high - low < len(chunks):
                 mine = orders[(places >= low << _CHUNK_SHIFT) & (places < high << _CHUNK_SHIFT)]
-            count, hint, lowest = self._count[zi], self._hint[zi], int(first[low])
+            count, hint, bound = self._count[zi], self._hint[zi], self._bound[zi]
+            lowest = int(first[low])
             for order, number in enumerate(np.bincount(mine).tolist()):
                 count[order] += sign * number
-                if sign > 0 and number and lowest < hint[order]:
-                    hint[order] = lowest
+                if sign > 0 and number and lowest < bound[order]:
+                    bound[order] = lowest
+                    hint[order] = min(hint[order], lowest)
 
     def orders(self, zone: int | None = None) -> list[int]:
         """Free blocks by order, of one zone or of all, as /proc/buddyinfo prints them."""
@@ -314,9 +327,27 @@ class Buddy:
         self._settle()
         fresh = Buddy(self._states, self.zones)
         wrong = [f"block at {i:#x}" for i in np.flatnonzero(fresh._view != self._view)[:4]]
+        for zi, order in np.ndindex(len(self.zones), MAX_ORDER):
+            zone, hint, bound = self.zones[zi], self._hint[zi][order], self._bound[zi][order]
+            first = other = self._heads.find(order + 1, zone.start_pfn, zone.end_pfn)
+            if first == hint:
+                other = self._heads.find(order + 1, first + 1, zone.end_pfn)
+            if 0 <= first < hint or 0 <= other < bound:
+                wrong.append(
+                    f"a block of order {order} below hint {hint:#x} or bound {bound:#x} of {zone.name}"
+                )
         if fresh._count != self._count:
             wrong.append(f"counts {self._count}, recomputed {fresh._count}")
         return wrong
+
+
+def _lower(hint: list[int], bound: list[int], order: int, pfn: int) -> None:
+    """A block of ``order`` at ``pfn``, below the bound, is free now."""
+    if pfn < hint[order]:
+        bound[order] = hint[order]
+        hint[order] = pfn
+    elif pfn > hint[order]:
+        bound[order] = pfn
 
 
 FEW_CHUNKS = 3

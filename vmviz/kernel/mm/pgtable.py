@@ -167,6 +167,18 @@ class TableArena(PageWalk):
                 parts.insert(0 if at == 0 else len(parts), edge)
         return Lines.joined(parts)
 
+    def hang(self, slot: int, to: int, n: int, entries: Any) -> None:
+        """Let ``n`` entries of one table go from ``slot`` on to the empty ones from ``to`` on: ``entries`` are they, a
+        number where it is one; only packed records call this.
+        """
+        if n == 1:
+            self.flat[slot], self.flat[to] = 0, entries
+        else:
+            self.entries[slot : slot + n] = 0
+            self.entries[to : to + n] = entries
+        self._line[slot >> self.bits] = self._line[to >> self.bits] = 0
+        self.near = -1
+
     def clear_few(self, slot: int, n: int) -> None:
         """Clear ``n`` (at most 64) entries of one table; only packed records call this."""
         if n == 1:
@@ -251,7 +263,7 @@ class TableArena(PageWalk):
             SetLane(self, index_of(slots), 0, hung),
             CountLane(counters, "pgtables", 4096),
         )
-        name = _ALLOC_NAMES[self.mode.levels[level].name]
+        name = ALLOC_NAMES[self.mode.levels[level].name]
         self.journal.bulk(Bulk(name, n, lanes, address=int(addresses[0]), addresses=addresses))
 
     def _grow(self) -> None:
@@ -297,7 +309,7 @@ class TableArena(PageWalk):
             if entry:
                 row = self.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1
                 continue
-            name = _ALLOC_NAMES[self.mode.levels[n + 1].name]
+            name = ALLOC_NAMES[self.mode.levels[n + 1].name]
             j.enter(name, ("address", va))
             try:
                 row = self.alloc_table(n + 1)
@@ -329,4 +341,4 @@ _ZEROS = memoryview(bytes(8 * 64)).cast("Q")
 NO_DEPOSIT = -1
 """Of a huge leaf in `TableArena.huge` that is never split: one of hugetlb."""
 
-_ALLOC_NAMES = {"p4d": "__p4d_alloc", "pud": "__pud_alloc", "pmd": "__pmd_alloc", "pte": "__pte_alloc"}
+ALLOC_NAMES = {"p4d": "__p4d_alloc", "pud": "__pud_alloc", "pmd": "__pmd_alloc", "pte": "__pte_alloc"}

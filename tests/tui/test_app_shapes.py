@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.message import Message
+from textual.message_pump import MessagePump
 from textual.pilot import Pilot
+from textual.strip import Strip
 
 from vmviz.bench.images import image
 from vmviz.kernel.mm.vma_chunks import VmaChunks
 from vmviz.live import load_image, write_snapshot
 from vmviz.session.session import Session
 from vmviz.session.story import live_session
+from vmviz.tui.ansistrip import DirectLines
 from vmviz.tui.app import VmvizApp
 from vmviz.tui.linegrid import LineGrid
 from vmviz.tui.panes.tree import TreePane
@@ -104,6 +108,41 @@ async def test_all_panes_follow_in_one_painting() -> None:
         assert tree.view is not None
         assert vma.view.scene is tree.view.scene
         assert len([text for text in model.paintings if text]) == 1
+
+
+async def test_a_key_passes_two_queues_and_is_painted_without_a_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dispatched: list[str] = []
+    dispatch = MessagePump._dispatch_message
+
+    async def note(self: MessagePump, message: Message) -> None:
+        dispatched.append(type(message).__name__)
+        await dispatch(self, message)
+
+    async with counted(MANY) as model:
+        monkeypatch.setattr(MessagePump, "_dispatch_message", note)
+        for name in ("down", "down", "up"):
+            dispatched.clear()
+            await model.key(name)
+            assert dispatched.count("Key") == 2  # the app and the pane
+            assert dispatched.count("Update") == 0
+
+
+async def test_a_key_asks_widgets_for_the_lines_that_changed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    kept = DirectLines.kept_lines
+
+    def note(self: DirectLines, lines: Sequence[int]) -> list[Strip]:
+        asked.append(len(lines))
+        return kept(self, lines)
+
+    async with counted(MANY) as model:
+        monkeypatch.setattr(DirectLines, "kept_lines", note)
+        for name in ("down", "down", "up"):
+            asked.clear()
+            await model.key(name)
+            assert 4 <= sum(asked) <= 18
 
 
 @pytest.fixture

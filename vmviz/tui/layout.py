@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from textual.containers import Container
 from textual.geometry import Offset, Region, Size, Spacing
 from textual.layout import ArrangeResult, Layout, WidgetPlacement
-from textual.screen import Screen
 from textual.widget import Widget
+
+from .ansistrip import DirectScreen
 
 WIDE_COLUMNS = 100
 PANES = ("vmas", "tree", "frames", "log")
@@ -136,7 +137,7 @@ class SceneLayout(Layout):
                 yield WidgetPlacement(Region(x, y, w, max(0, h)), Offset(0, 0), nowhere, child, order, False)
 
 
-class Ground(Screen[None]):
+class Ground(DirectScreen):
     """The main screen itself: nothing of it is seen, so none of its lines is drawn."""
 
     BLANK = True

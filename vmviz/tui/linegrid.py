@@ -9,8 +9,10 @@ repaints of a neighbour cost no new lines.  A pane that changed says which rows 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import cache
 from typing import ClassVar
 
+from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
 from textual.message import Message
@@ -24,6 +26,17 @@ from vmviz.views.cells import Line
 
 _CACHED_ROWS = 1024
 _Key = tuple[int, int, int, str, str, bool]
+
+
+@cache
+def _own_keys(pane: type[LineGrid]) -> dict[str, str]:
+    """The actions of the keys that the classes of a pane bind, down from `LineGrid`."""
+    found: dict[str, str] = {}
+    for base in reversed(pane.__mro__):
+        if issubclass(base, LineGrid):
+            bindings = Binding.make_bindings(base.__dict__.get("BINDINGS", ()))
+            found |= {binding.key: binding.action for binding in bindings}
+    return found
 
 
 class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
@@ -301,6 +314,12 @@ class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
             self.reveal(self.cursor)
 
     # Keys.
+
+    async def on_key(self, event: events.Key) -> None:
+        """Do what a key of the pane's own means: the app would find the same action, three queues later."""
+        action = _own_keys(type(self)).get(event.key)
+        if action is not None and await self.app.run_action(action, self):
+            event.stop().prevent_default()
 
     def _step(self, start: int, step: int) -> None:
         """Put the cursor on the first row from ``start`` on, in this direction, that it may stand on.

@@ -17,6 +17,7 @@ class Saying(App[None]):
     def __init__(self, **how: Any) -> None:
         super().__init__(**how)
         self._layout = SceneLayout()
+        self._said: KeyBar | None = None
 
     def _place_again(self) -> None:
         self.screen_stack[0].query_one(SceneContainer).place_again()
@@ -28,14 +29,19 @@ class Saying(App[None]):
 
     def _say(self, text: str, role: str = "warn") -> None:
         """Show a notice in the key bar's place until the next key: nothing that is to be read may be covered."""
-        bar = self.screen_stack[0].query_one(KeyBar)
+        bar = self._said = self.screen_stack[0].query_one(KeyBar)
         self._lay_out_notice(bar.say(text, role, self.size.width))
 
     async def on_event(self, event: events.Event) -> None:
         """A notice has been read when the next key comes, or the mouse is pressed elsewhere."""
-        if isinstance(event, events.Key | events.MouseDown) and not event.is_forwarded and self.screen_stack:
-            for bar in self.screen_stack[0].query(KeyBar):
-                if bar.notice and (isinstance(event, events.Key) or event.y < bar.region.y):
-                    bar.unsay()
-                    self._lay_out_notice(0)
+        bar = self._said
+        if (
+            bar is not None
+            and isinstance(event, events.Key | events.MouseDown)
+            and not event.is_forwarded
+            and (isinstance(event, events.Key) or event.y < bar.region.y)
+        ):
+            self._said = None
+            bar.unsay()
+            self._lay_out_notice(0)
         await super().on_event(event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import sys
 
 from . import __version__
@@ -15,6 +16,8 @@ def main() -> None:
     # end, takes a fifth of the time of a short run.  The commands switch the collector on when they are loaded.
     gc.disable()
     atexit.register(gc.freeze)
+    # numpy brings OpenBLAS, which starts a thread for each CPU; there is no linear algebra here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if sys.argv[1:] == ["--version"]:
         _tell_version()
         return

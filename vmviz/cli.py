@@ -20,6 +20,7 @@ from .console import (
     die,
     echo,
     find_script,
+    is_strace,
     machine_on,
     pinned,
     read_script,
@@ -134,7 +135,7 @@ def run(
     gc.enable()
     text, name = read_script(script)
     config = config_of(kernel, zap_contract)
-    from .script.parser import looks_like_strace
+    from .script.looks import looks_like_strace
 
     if strace or layout is not None or pid is not None or looks_like_strace(text):
         from .cli_strace import run_strace
@@ -209,9 +210,8 @@ def open_(ctx: click.Context, target: str, kernel: str | None, zap_contract: str
     """
     config = config_of(kernel, zap_contract)
     path = None if target.isdigit() or target == "self" else find_script(target)
-    from .cli_strace import is_strace, strace_replay
-
     if path is not None and path.suffix not in (".vmv", ".json", ".vms") and is_strace(path):
+        from .cli_strace import strace_replay
         from .script.errors import ScriptError
         from .session.story import strace_session
 

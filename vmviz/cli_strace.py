@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import attrs
 
 from .console import EXIT_EXPECTATION, EXIT_USAGE, die, warn
 from .kernel.machine import Config
 from .script.errors import ScriptError
-from .script.parser import looks_like_strace
 from .script.report import Report
 from .script.strace import Replay
 from .script.strace_exec import Area, ThisHost, parse_layout
@@ -64,10 +61,3 @@ def strace_replay(
     host = ThisHost()
     config = attrs.evolve(config, kernel=kernel or host.kernel)
     return Replay(text, name, config, host=host, layout=areas, keep=pid)
-
-
-def is_strace(path: Path) -> bool:
-    """Whether a file is an strace log, by its beginning; what is no text is none."""
-    with path.open("rb") as file:
-        head = file.read(4096)
-    return b"\0" not in head and looks_like_strace(head.decode("utf-8", "replace"))

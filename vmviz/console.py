@@ -114,6 +114,17 @@ def find_script(name: str) -> Path | None:
         die(f"{name}: {error.strerror}")
 
 
+def is_strace(path: Path) -> bool:
+    """Whether a file is an strace log, by its beginning; what is no text is none."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if b"\0" in head:
+        return False
+    from .script.looks import looks_like_strace
+
+    return looks_like_strace(head.decode("utf-8", "replace"))
+
+
 def _near_example(name: str) -> str:
     from .data import examples
     from .script.values import nearest

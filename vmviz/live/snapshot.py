@@ -14,14 +14,13 @@ import stat
 import struct
 import tempfile
 import zlib
-from typing import TypeVar
+from typing import Any
 
-import attrs
-import cattrs
 import numpy as np
 
 from vmviz.live.check import problems, texts
 from vmviz.live.errors import SnapshotError
+from vmviz.live.header import ColumnHeader, header_text, read_header
 from vmviz.live.image import U64, PageColumns, ProcessImage, TextColumn, VmaTable
 
 VERSION = 1
@@ -40,75 +39,6 @@ MAX_RATIO = 1032
 _VMA_COLUMNS = ("start", "end", "offset", "inode", "vm_flags")
 _TEXT_COLUMNS = ("perms", "dev", "path", "codes")
 _PAGE_COLUMNS = ("vpn", "entry", "pfn", "flags", "count")
-T = TypeVar("T")
-
-
-@attrs.frozen
-class ColumnHeader:
-    """Where a column lies: ``offset`` from the end of the header, ``stored`` size in bytes."""
-
-    name: str
-    dtype: str
-    rows: int
-    offset: int
-    stored: int
-    crc32: int
-
-
-@attrs.frozen
-class TextHeader:
-    """The distinct texts of one text column."""
-
-    name: str
-    values: list[str]
-
-
-@attrs.frozen
-class SnapshotHeader:
-    """The JSON header of a snapshot, version 1; the fields are those of `ProcessImage`."""
-
-    pid: int
-    name: str
-    page_size: int
-    cmdline: list[str]
-    kernel_release: str
-    taken: str | None
-    pfns_visible: bool
-    missing_right: str
-    warnings: list[str]
-    notes: list[str]
-    counters: dict[str, int]
-    layout: dict[str, int]
-    unknown_ranges: list[list[int]]
-    texts: list[TextHeader]
-    columns: list[ColumnHeader]
-
-
-def _strict(value: object, kind: type[T]) -> T:
-    if type(value) is not kind:
-        raise ValueError(f"{value!r:.40} is no {kind.__name__}")
-    return value
-
-
-def _number(value: object, _: object) -> int:
-    number = _strict(value, int)
-    if not 0 <= number < 1 << 64:
-        raise ValueError(f"{number:#x} is out of range")
-    return number
-
-
-def _converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    converter.register_structure_hook(int, _number)
-    converter.register_structure_hook(bool, lambda value, _: _strict(value, bool))
-    converter.register_structure_hook(str, lambda value, _: _strict(value, str))
-    converter.register_structure_hook(
-        str | None, lambda value, _: None if value is None else _strict(value, str)
-    )
-    return converter
-
-
-_CONVERTER = _converter()
 
 
 def write_snapshot(image: ProcessImage, path: str | os.PathLike[str]) -> None:
@@ -176,25 +106,23 @@ def encode(image: ProcessImage) -> bytes:
         headers.append(ColumnHeader(name, "<u8", len(values), offset, len(blob), zlib.crc32(blob)))
         blobs.append(blob)
         offset += len(blob)
-    header = SnapshotHeader(
+    text = header_text(
+        headers,
         pid=image.pid,
         name=image.name,
         page_size=image.page_size,
-        cmdline=list(image.cmdline),
+        cmdline=image.cmdline,
         kernel_release=image.kernel_release,
         taken=image.taken,
         pfns_visible=image.pfns_visible,
         missing_right=image.missing_right,
-        warnings=list(image.warnings),
-        notes=list(image.notes),
+        warnings=image.warnings,
+        notes=image.notes,
         counters=image.counters,
         layout=image.layout,
-        unknown_ranges=[list(span) for span in image.unknown_ranges],
-        texts=[TextHeader(name, list(text.values)) for name, text in texts(image.vmas).items()],
-        columns=headers,
+        unknown_ranges=image.unknown_ranges,
+        texts=[{"name": name, "values": text.values} for name, text in texts(image.vmas).items()],
     )
-    # ensure_ascii keeps the bytes of paths that are no UTF-8 (lone surrogates) in valid JSON.
-    text = json.dumps(attrs.asdict(header), ensure_ascii=True, separators=(",", ":")).encode("ascii")
     return b"".join((MAGIC, b"%d\n" % VERSION, _PREFIX.pack(len(text), zlib.crc32(text)), text, *blobs))
 
 
@@ -226,7 +154,7 @@ def decode(data: bytes, path: str = "snapshot") -> ProcessImage:
     if zlib.crc32(text) != crc:
         raise SnapshotError(path, at, "the header is damaged: its checksum differs")
     header = _read_header(text, path, at)
-    columns = _read_columns(header, data, at + length, path)
+    columns = _read_columns(header["columns"], data, at + length, path)
     return _assemble(header, columns, path, at, at + length)
 
 
@@ -249,26 +177,21 @@ def _check_version(data: bytes, path: str) -> int:
     return end + 1
 
 
-def _read_header(text: bytes, path: str, at: int) -> SnapshotHeader:
+def _read_header(text: bytes, path: str, at: int) -> dict[str, Any]:
     try:
-        return _CONVERTER.structure(json.loads(text), SnapshotHeader)
+        return read_header(text)
     except json.JSONDecodeError as error:
         raise SnapshotError(path, at + error.pos, f"the header is no JSON: {error.msg}") from error
     except (ValueError, RecursionError) as error:
-        raise SnapshotError(path, at, f"the header cannot be read: {error}") from error
-    except cattrs.BaseValidationError as error:
-        why = "; ".join(cattrs.transform_error(error, path="header"))
-        raise SnapshotError(path, at, f"the header is not of the right form: {why[:400]}") from error
-    except Exception as error:  # a foreign header must never become a traceback, whatever cattrs meets in it
         raise SnapshotError(path, at, f"the header is not of the right form: {error}") from error
 
 
-def _read_columns(header: SnapshotHeader, data: bytes, base: int, path: str) -> dict[str, U64]:
-    if len(header.columns) > MAX_COLUMNS:
-        raise SnapshotError(path, base, f"{len(header.columns)} columns are above the limit of {MAX_COLUMNS}")
+def _read_columns(headers: list[ColumnHeader], data: bytes, base: int, path: str) -> dict[str, U64]:
+    if len(headers) > MAX_COLUMNS:
+        raise SnapshotError(path, base, f"{len(headers)} columns are above the limit of {MAX_COLUMNS}")
     columns: dict[str, U64] = {}
     expected = total = 0
-    for column in header.columns:
+    for column in headers:
         at = base + expected
         name, raw = column.name, column.rows * 8
         total += raw
@@ -311,10 +234,10 @@ def _read_columns(header: SnapshotHeader, data: bytes, base: int, path: str) -> 
     return columns
 
 
-def _assemble(header: SnapshotHeader, columns: dict[str, U64], path: str, at: int, base: int) -> ProcessImage:
-    places = {column.name: base + column.offset for column in header.columns}
-    values = {text.name: tuple(text.values) for text in header.texts}
-    if len(header.texts) != len(_TEXT_COLUMNS) or set(values) != set(_TEXT_COLUMNS):
+def _assemble(header: dict[str, Any], columns: dict[str, U64], path: str, at: int, base: int) -> ProcessImage:
+    places = {column.name: base + column.offset for column in header["columns"]}
+    values = {text["name"]: tuple(text["values"]) for text in header["texts"]}
+    if len(header["texts"]) != len(_TEXT_COLUMNS) or set(values) != set(_TEXT_COLUMNS):
         raise SnapshotError(path, at, f"the text columns are not {', '.join(_TEXT_COLUMNS)}")
     needed = [f"vma.{name}" for name in _VMA_COLUMNS + _TEXT_COLUMNS] + [
         f"page.{name}" for name in _PAGE_COLUMNS[:3]
@@ -330,7 +253,7 @@ def _assemble(header: SnapshotHeader, columns: dict[str, U64], path: str, at: in
         raise SnapshotError(
             path, places[min(extra)], f"column {min(extra)!r:.60} is not known to version {VERSION}"
         )
-    if any(len(span) != 2 for span in header.unknown_ranges):
+    if any(len(span) != 2 for span in header["unknown_ranges"]):
         raise SnapshotError(path, at, "unknown_ranges are not pairs")
 
     def text(name: str) -> TextColumn:
@@ -356,21 +279,21 @@ def _assemble(header: SnapshotHeader, columns: dict[str, U64], path: str, at: in
         count=columns.get("page.count"),
     )
     image = ProcessImage(
-        pid=header.pid,
-        name=header.name,
-        page_size=header.page_size,
+        pid=header["pid"],
+        name=header["name"],
+        page_size=header["page_size"],
         vmas=vmas,
         pages=pages,
-        cmdline=tuple(header.cmdline),
-        kernel_release=header.kernel_release,
-        taken=header.taken,
-        pfns_visible=header.pfns_visible,
-        missing_right=header.missing_right,
-        warnings=tuple(header.warnings),
-        notes=tuple(header.notes),
-        counters=header.counters,
-        layout=header.layout,
-        unknown_ranges=tuple((span[0], span[1]) for span in header.unknown_ranges),
+        cmdline=tuple(header["cmdline"]),
+        kernel_release=header["kernel_release"],
+        taken=header["taken"],
+        pfns_visible=header["pfns_visible"],
+        missing_right=header["missing_right"],
+        warnings=tuple(header["warnings"]),
+        notes=tuple(header["notes"]),
+        counters=header["counters"],
+        layout=header["layout"],
+        unknown_ranges=tuple((span[0], span[1]) for span in header["unknown_ranges"]),
     )
     for problem in problems(image):
         raise SnapshotError(path, places.get(problem.where, at), f"{problem.where}: {problem.why}")

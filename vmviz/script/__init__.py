@@ -2,6 +2,7 @@
 
 This is its syntax: text to nodes and back.
 
+>>> from vmviz.script import parse_statement, unparse
 >>> statement = parse_statement('fb = mmap(NULL, 8M, PROT_READ, MAP_SHARED, open("/dev/fb0"), 0)')
 >>> statement.target, statement.call.func, statement.call.args[1].value
 ('fb', 'mmap', 8388608)
@@ -9,10 +10,18 @@ This is its syntax: text to nodes and back.
 'fb = mmap(NULL, 8M, PROT_READ, MAP_SHARED, open("/dev/fb0"), 0)'
 """
 
-from vmviz.script.errors import ScriptError
-from vmviz.script.nodes import Script, Statement, unparse, walk
-from vmviz.script.parser import looks_like_strace, parse, parse_statement, parse_strace
-from vmviz.script.values import format_addr, format_size, nearest, parse_size
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..doors import door
+
+if TYPE_CHECKING:
+    from vmviz.script.errors import ScriptError
+    from vmviz.script.looks import looks_like_strace
+    from vmviz.script.nodes import Script, Statement, unparse, walk
+    from vmviz.script.parser import parse, parse_statement, parse_strace
+    from vmviz.script.values import format_addr, format_size, nearest, parse_size
 
 __all__ = [
     "Script",
@@ -29,3 +38,14 @@ __all__ = [
     "unparse",
     "walk",
 ]
+
+__getattr__ = door(
+    __name__,
+    {
+        "errors": "ScriptError",
+        "nodes": "Script Statement unparse walk",
+        "looks": "looks_like_strace",
+        "parser": "parse parse_statement parse_strace",
+        "values": "format_addr format_size nearest parse_size",
+    },
+)

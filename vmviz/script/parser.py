@@ -14,6 +14,7 @@ import attrs
 
 from vmviz.script.errors import ScriptError, Source
 from vmviz.script.grammar import grammar
+from vmviz.script.looks import STRACE_LINE
 from vmviz.script.nodes import Call, Comment, Script, Statement, TraceLine, walk
 from vmviz.script.values import nearest
 
@@ -37,16 +38,6 @@ _LAYOUT = re.compile(
     """,
     re.VERBOSE,
 )
-_STRACE_LINE = re.compile(
-    r"""
-      \s* (?: \[pid\ +\d+\]\s+ | \d+\s+ )?
-      (?: (?: \d+:\d+:\d+(?:\.\d+)? | \d+\.\d+ ) \s+ [A-Za-z_<+-]
-        | <\.\.\.\ \w+\ resumed> | \+\+\+\ .*\ \+\+\+\s*$ | ---\ .*\ ---\s*$ | .*<unfinished\ \.\.\.>\s*$ )
-    | \s* \d+\s+ \w+\(
-    """,
-    re.VERBOSE,
-)
-_STRACE_EXECVE = re.compile(r"execve\(.* /\* \d+ vars \*/\) += ")
 _FOUND = re.compile(r'"(?:[^"\\\n]|\\[^\n])*"|[A-Za-z_]\w*|[0-9]\w*|<<|=>|\.\.\.|\S')
 _REST_OF_LINE = re.compile(r"[ \t\r]*(#[^\n]*)?")
 
@@ -147,23 +138,13 @@ def parse_strace(text: str, *, filename: str = "<strace>") -> tuple[TraceLine, .
     )
 
 
-def looks_like_strace(text: str) -> bool:
-    """Whether one of the first lines could only come from strace (a plain call could come from a script too).
-
-    >>> looks_like_strace("12:00:01 brk(NULL) = 0x5000"), looks_like_strace("brk(NULL) = 0x5000")
-    (True, False)
-    """
-    lines = text.split("\n", 200)[:200]
-    return any(_STRACE_LINE.match(line) or _STRACE_EXECVE.match(line) for line in lines)
-
-
 def _cut(source: Source, *, strace: bool) -> Iterator[Chunk]:
     """Cut a text into statements and stand-alone comments; a line of an strace log is always one."""
     text = source.text
     size = len(text)
     start = 0
     while start < size:
-        if not strace and _STRACE_LINE.match(text, start, source.line_end(start)):
+        if not strace and STRACE_LINE.match(text, start, source.line_end(start)):
             end = source.line_end(start)
             first = start + len(text[start:end]) - len(text[start:end].lstrip())
             expected = ("a statement",)

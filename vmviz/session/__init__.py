@@ -1,9 +1,16 @@
 """A session: a machine, the statements that were run on it, and a position in time that can be moved."""
 
-from .player import Player, ease
-from .session import Done, InsideStatement, Pending, Session
-from .steps import StepIndex
-from .story import live_session, script_session, story_session
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..doors import door
+
+if TYPE_CHECKING:
+    from .player import Player, ease
+    from .session import Done, InsideStatement, Pending, Session
+    from .steps import StepIndex
+    from .story import live_session, script_session, story_session
 
 __all__ = [
     "Done",
@@ -17,3 +24,13 @@ __all__ = [
     "script_session",
     "story_session",
 ]
+
+__getattr__ = door(
+    __name__,
+    {
+        "player": "Player ease",
+        "session": "Done InsideStatement Pending Session",
+        "steps": "StepIndex",
+        "story": "live_session script_session story_session",
+    },
+)

@@ -5,7 +5,10 @@ It knows no clock: whoever has one tells it how much time has passed.
 
 from __future__ import annotations
 
-from .steps import StepIndex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .steps import StepIndex
 
 DURATION = 3.0
 SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)

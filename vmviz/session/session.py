@@ -6,19 +6,21 @@ statement in the past drops the future; what of it came from the story goes back
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from ..kernel.errors import VmvizError
-from ..kernel.machine import Machine
 from ..kernel.mm.vma import Vma
-from ..kernel.trace.journal import Position, Record
-from ..script.nodes import Script, Statement
-from ..script.outcome import Outcome
-from ..script.runner import Runner
-from .export import dump, script_of
-from .steps import StepIndex
+
+if TYPE_CHECKING:
+    from ..kernel.machine import Machine
+    from ..kernel.trace.journal import Position, Record
+    from ..script.nodes import Script, Statement
+    from ..script.outcome import Outcome
+    from ..script.runner import Runner
+    from .steps import StepIndex
 
 STORY_MARK = "story"
 """A comment line with this word alone divides set-up from what is to come."""
@@ -72,7 +74,7 @@ class Session:
     """
 
     def __init__(self, machine: Machine | None = None, title: str = "") -> None:
-        self.runner = Runner(machine)
+        self._given = machine
         self.title = title
         self.done: list[Done] = []
         self.pending: list[Pending] = []
@@ -81,6 +83,13 @@ class Session:
         self.index = 0  # statements that are done wholly at the position
         self._steps: tuple[Position, StepIndex] | None = None
         self._first_names: dict[str, Any] = {}
+
+    @cached_property
+    def runner(self) -> Runner:
+        """What runs statements; an imported process is looked at without it, and without the language."""
+        from ..script.runner import Runner
+
+        return Runner(self._given)
 
     # -- the story
 
@@ -115,6 +124,8 @@ class Session:
     @property
     def machine(self) -> Machine:
         """The machine."""
+        if self._given is not None and "runner" not in self.__dict__:
+            return self._given
         return self.runner.machine
 
     @property
@@ -147,6 +158,8 @@ class Session:
     def steps(self, done: Done) -> StepIndex:
         """The steps of a statement."""
         if self._steps is None or self._steps[0] != done.start or self._steps[1].end != done.end:
+            from .steps import StepIndex
+
             self._steps = (done.start, StepIndex(self.machine.journal, done.start, done.end))
         return self._steps[1]
 
@@ -302,16 +315,22 @@ class Session:
         a = brk(NULL) = 0x555555758000
         load(a) = SIGSEGV SEGV_MAPERR
         """
+        from .export import script_of
+
         return script_of(self.runner, self.done, self.title)
 
     def dump(self) -> str:
         """The journal as canonical text, up to its end; equal texts are equal runs."""
+        from .export import dump
+
         return dump(self.machine.journal)
 
     # -- names
 
     def labels(self) -> dict[str, int]:
         """The variables that hold addresses in mappings, or a VMA that is there (by its start)."""
+        if "runner" not in self.__dict__:
+            return {}
         mm = self.machine.mm
         values = {n: v.start if isinstance(v, Vma) else v for n, v in self.runner.names.items()}
         return {

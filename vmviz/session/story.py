@@ -6,11 +6,10 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from ..data import data_directory
-from ..kernel.machine import Config, Machine
-from ..script.runner import Runner
 from .session import STORY_MARK, Done, Session
 
 if TYPE_CHECKING:
+    from ..kernel.machine import Config, Machine
     from ..live.image import ProcessImage
     from ..script.strace import Replay
 
@@ -34,6 +33,8 @@ def script_session(
 
     ``pinned`` as in `Runner`.  Raises `ScriptError`.
     """
+    from ..script.runner import Runner  # an imported process is looked at without the language
+
     session = Session(title=name)
     session.runner = Runner(config=config, pinned=pinned)
     script = session.load(text, name)

@@ -17,10 +17,8 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Input
 
-from ..script.functions import FUNCTIONS
-from ..script.names import CONSTANTS
 from ..script.values import format_size
-from ..session import Session
+from ..session.session import Session
 from ..views.cells import Line
 from ..views.status import status_line
 from ..views.strip import call_text, plural
@@ -401,6 +399,9 @@ class VmvizApp(Asking):
         self._say(f"theme {self.theme}")
 
     def _words(self) -> list[str]:
+        from ..script.functions import FUNCTIONS
+        from ..script.names import CONSTANTS
+
         names = [f"{name}(" for name in (*FUNCTIONS, "boot")]
         return [*names, *CONSTANTS, *self.director.session.runner.names]
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..kernel.errors import VmvizError
 from ..script.errors import ScriptError
-from ..script.outcome import Outcome
-from ..views import zapform
-from ..views.help import call_help, key_help, output_lines, pane_help, signal_screen
 from .command import CommandLine
 from .director import Director
 from .keymap import KEYS
 from .layout import PANES
 from .linegrid import LineGrid
 from .saying import Saying
-from .screens.ask import ask_inside, ask_lost
-from .screens.find import FindScreen, find
-from .screens.text import BOX_MOST, TextScreen
-from .screens.zap import ZapForm
+
+if TYPE_CHECKING:
+    from ..script.outcome import Outcome
+    from ..views.zapform import FormState
 
 
 class Asking(Saying):
@@ -84,6 +81,9 @@ class Asking(Saying):
             if then is not None:
                 then()
             if outcome.output:
+                from ..views.help import output_lines
+                from .screens.text import TextScreen
+
                 self.push_screen(TextScreen(outcome.text, output_lines(outcome.output)))
 
         def begin() -> None:
@@ -93,6 +93,8 @@ class Asking(Saying):
                 self._say_error(error)
                 return
             if lost:
+                from .screens.ask import ask_lost
+
                 self.push_screen(ask_lost(lost, len(session.future) - len(lost)), run)
             else:
                 run()
@@ -104,9 +106,12 @@ class Asking(Saying):
         self._at_border(self._open_form)
 
     def _open_form(self) -> None:
+        from ..views import zapform
+        from .screens.zap import ZapForm
+
         scene = self.director.scene()
 
-        def preview(state: zapform.FormState) -> None:
+        def preview(state: FormState) -> None:
             self.director.preview = state.range
             self.show()
 
@@ -125,6 +130,8 @@ class Asking(Saying):
         if inside is None:
             go()
             return
+        from .screens.ask import ask_inside
+
         self.director.player.pause()
         self.show()
 
@@ -159,6 +166,7 @@ class Asking(Saying):
 
     def action_find(self) -> None:
         """Go to an address, a VMA or a frame."""
+        from .screens.find import FindScreen, find
 
         def go(text: str | None) -> None:
             if not text:
@@ -180,6 +188,7 @@ class Asking(Saying):
         """Compare the simulator with recordings of a real kernel."""
         from ..conform.command import find_traces
         from .screens.conform import ConformScreen
+        from .screens.find import FindScreen
 
         if self.traces:
             self.push_screen(ConformScreen(self.traces))
@@ -199,6 +208,9 @@ class Asking(Saying):
 
     def action_help(self) -> None:
         """Explain the focused pane and what is under the cursor."""
+        from ..views.help import call_help, key_help, pane_help
+        from .screens.text import BOX_MOST, TextScreen
+
         focused = self.focused
         pane = focused.id if isinstance(focused, LineGrid) and focused.id in PANES else "tree"
         scene = self.director.scene()
@@ -213,6 +225,9 @@ class Asking(Saying):
         current = self.director.session.current
         if current is None or current.outcome.signal is None:
             return
+        from ..views.help import signal_screen
+        from .screens.text import TextScreen
+
         machine = self.director.session.machine
         title, lines = signal_screen(self.director.scene(), current.outcome, machine.task.comm)
 

@@ -5,17 +5,21 @@ No Textual here: the app turns keys into these calls and shows the scene after e
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
 from ..kernel.errors import VmvizError
 from ..kernel.trace.bulk import Bulk
 from ..kernel.trace.journal import Enter
-from ..script.outcome import Outcome
-from ..session import Done, Player, Session
-from ..views.refusal import zap_statement
+from ..session.player import Player
+from ..session.session import Done, Session
 from ..views.scene import Range, Scene
 from ..views.trail import Trail
 from ..views.vma_index import VmaIndex
+
+if TYPE_CHECKING:
+    from ..script.outcome import Outcome
 
 PAGE = 4096
 ZAPS = ("zap_vma_ptes", "zap_special_vma_range")
@@ -278,6 +282,8 @@ class Director:
         scene = self.scene()
         r = self.range() or Range(self.cursor & -PAGE, (self.cursor & -PAGE) + PAGE, self.cursor)
         special = self.session.machine.sys.zap_contract == "special"
+        from ..views.refusal import zap_statement
+
         return zap_statement(scene, ZAPS[special], r.start, r.end - r.start, r.anchor)
 
     def touch_text(self, func: str = "load") -> str:

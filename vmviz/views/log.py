@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
-from ..script.nodes import unparse
-from ..script.outcome import Outcome
 from ..session.session import Session
 from .cells import Line, fit
 from .strip import call_text
+
+if TYPE_CHECKING:
+    from ..script.outcome import Outcome
 
 
 @attrs.frozen
@@ -83,6 +86,8 @@ class LogView:
         if r.kind == "border":
             return ""
         if r.kind == "pending":
+            from ..script.nodes import unparse
+
             return unparse(self.session.pending[r.n - 1 - len(self.session.done)].statement)
         return call_text(self.session.done[r.n - 1].outcome)
 

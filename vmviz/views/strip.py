@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
-from ..script.outcome import Outcome
 from .cells import Line, wrapped
+
+if TYPE_CHECKING:
+    from ..script.outcome import Outcome
 
 
 @attrs.frozen
@@ -28,6 +32,7 @@ class Strip:
 def call_text(o: Outcome) -> str:
     """The statement without its expectation, with its result.
 
+    >>> from vmviz.script.outcome import Outcome
     >>> call_text(Outcome(0, 1, "munmap(fb, 4K)   = 0", ret=0))
     'munmap(fb, 4K) = 0'
     """

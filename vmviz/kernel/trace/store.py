@@ -9,7 +9,6 @@ it in step too.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -354,6 +353,8 @@ def digest(stores: Iterable[Store]) -> str:
     >>> digest([Keyed("a")]) == digest([])
     True
     """
+    import hashlib  # noqa: PLC0415 - it brings OpenSSL, which takes longer to load than most machines to build
+
     h = hashlib.sha256()
     for store in sorted(stores, key=lambda s: s.name):
         raw = store.serial()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.message import Message
 
-from vmviz.session import Session
+from vmviz.session.session import Session
 from vmviz.tui.linegrid import LineGrid
 from vmviz.views.cells import Line
 from vmviz.views.log import LogView

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...session import Done
+from ...session.session import Done
 from ...views.cells import Line
 from ...views.help import wrap
 from ...views.log import short

@@ -49,8 +49,7 @@ from vmviz.kernel.mm.flags import (
 )
 from vmviz.kernel.mm.mm_types import Mm, stat_class
 from vmviz.kernel.mm.page_alloc import FREE, OTHER
-from vmviz.kernel.mm.vma import Vma
-from vmviz.kernel.mm.vma_chunks import VmaColumns
+from vmviz.kernel.mm.vma_columns import VmaColumns
 from vmviz.kernel.processes import Task
 from vmviz.kernel.trace.journal import Journal
 from vmviz.live.check import problems
@@ -68,7 +67,7 @@ from vmviz.live.pour import (
     sort_pages,
     visible_unknown,
 )
-from vmviz.live.pour_vmas import no_collection, plain_text, pour_vmas
+from vmviz.live.pour_vmas import plain_text, pour_vmas
 from vmviz.live.process import read_process
 from vmviz.live.snapshot import read_snapshot
 from vmviz.live.vm_ops import IMPORTED_OPS, unknown_operations
@@ -87,9 +86,10 @@ class ImportedMachine(Machine):
         """Whether the frame numbers are those of the real machine."""
         return self.image.pfns_visible and not self.frames.own_pfns
 
-    def __init__(self, image: ProcessImage, config: Config | None = None) -> None:
+    def __init__(self, image: ProcessImage, config: Config | None = None, *, sound: bool = False) -> None:
+        """``sound``: the columns are known to fit each other, as those of a snapshot are that was read."""
         what = f"PID {image.pid} ({image.name})"
-        _check(image, what)
+        _check(image, what, sound=sound)
         pages = sort_pages(image)
         self.image = image
         comm = plain_text(image.name)
@@ -145,32 +145,27 @@ class ImportedMachine(Machine):
         for name in IMPORTED_OPS:
             self.sys.vm_ops[name] = unknown_operations(name)
         vm_flags = complete_flags(image)
-        with no_collection():
-            poured = pour_vmas(image, pages, vm_flags, self.sys)
-            rows = image.vmas
-            mm.vmas.fill(poured.vmas, VmaColumns(rows.start, rows.end, vm_flags, poured.files))
+        vmas, inode = pour_vmas(image, pages, vm_flags, self.sys)
+        mm.vmas.fill(vmas)
         first = pages.first
         owner = pages.vma[first]
         mapping = (
-            np.where(pages.anon, poured.anon_vma[owner], poured.inode[owner])
-            if len(first)
-            else np.empty(0, np.uint64)
+            np.where(pages.anon, vmas.anon_vma[owner], inode[owner]) if len(first) else np.empty(0, np.uint64)
         )
-        index = image.pages.vpn[first] - (image.vmas.start[owner] >> np.uint64(12)) + poured.pgoff[owner]
+        index = image.pages.vpn[first] - (image.vmas.start[owner] >> np.uint64(12)) + vmas.pgoff[owner]
         pour_frames(image, pages, self.frames, mapping, index)
-        pour_entries(image, entry_bits(image, pages, vm_flags), mm)
-        self._counters(pages, vm_flags)
-        self._fields(poured.vmas, vm_flags)
+        pour_entries(image, entry_bits(image, pages, vmas), mm)
+        self._counters(pages, vmas)
+        self._fields(vmas)
         for start, end in visible_unknown(image):
             mm.unknown.put(start, end)
 
-    def _counters(self, pages: SortedPages, vm_flags: U64) -> None:
+    def _counters(self, pages: SortedPages, vmas: VmaColumns) -> None:
         image, counters = self.image, self.mm.counters
-        nr_pages = ((image.vmas.end - image.vmas.start) >> np.uint64(12)).astype(np.int64)
-        kinds, which = np.unique(vm_flags, return_inverse=True)
-        sums = np.zeros(len(kinds), np.int64)
-        np.add.at(sums, which.reshape(-1), nr_pages)
-        for flags, total in zip(kinds.tolist(), sums.tolist(), strict=True):
+        sums = np.zeros(len(vmas.kinds), np.int64)
+        np.add.at(sums, vmas.kind, ((vmas.end - vmas.start) >> np.uint64(12)).astype(np.int64))
+        for kind, total in zip(vmas.kinds, sums.tolist(), strict=True):
+            flags = kind.vm_flags
             counters.add("total_vm", total)
             if name := stat_class(flags):
                 counters.add(name, total)
@@ -183,22 +178,22 @@ class ImportedMachine(Machine):
             counters.put(name, value)
         counters.put("hiwater_rss", max(self.mm.rss, image.counters.get("VmHWM", 0) // 4))
 
-    def _fields(self, vmas: list[Vma], vm_flags: U64) -> None:
+    def _fields(self, vmas: VmaColumns) -> None:
         """The fields of mm_struct: those of /proc/PID/stat, the others from where things lie."""
         fields, layout = self.mm.fields, self.image.layout
         task_size = min(self.mm.task_size, 0x7FFFFFFFF000)
-        heap = [v for v in vmas if v.name == "[heap]"]
-        stack = next((v for v in reversed(vmas) if v.name == "[stack]"), None)
+        heap, stacks = vmas.named("[heap]"), vmas.named("[stack]")
+        stack = vmas.rows(stacks[-1], stacks[-1] + 1)[0] if stacks else None
         start_brk = layout.get("start_brk", 0)
         if heap:
-            start_brk = start_brk if 0 < start_brk <= heap[0].start else heap[0].start
+            begin = int(vmas.start[heap[0]])
+            start_brk = start_brk if 0 < start_brk <= begin else begin
         elif not start_brk:
             start_brk = _end_of_program(vmas)
         fields.put("start_brk", start_brk)
-        fields.put("brk", heap[-1].end if heap else start_brk)
+        fields.put("brk", int(vmas.end[heap[-1]]) if heap else start_brk)
         top = stack.start if stack is not None else task_size
-        ends = self.image.vmas.end
-        under = ends[(ends <= np.uint64(top)) & ~has(vm_flags, VM_GROWSDOWN)]
+        under = vmas.end[(vmas.end <= np.uint64(top)) & ~has(vmas.vm_flags, VM_GROWSDOWN)]
         limit = max(STACK_LIMIT, stack.size if stack is not None else 0)
         fields.put("mmap_base", int(under[-1]) if len(under) else mmap_base(task_size))
         fields.put("stack_limit", limit)
@@ -245,11 +240,11 @@ def open_base(target: str, config: Config | None = None) -> tuple[ImportedMachin
             if os.path.isfile(target):
                 raise LiveError(error.what, error.why, f"for the file of that name say ./{target}") from error
             raise
+        machine = load_image(image, config)
     elif os.path.exists(target):
-        image = read_snapshot(target)
+        machine = ImportedMachine(read_snapshot(target), config, sound=True)
     else:
         raise LiveError(target, "it is no PID, and there is no such file", _nearest_file(target))
-    machine = load_image(image, config)
     return machine, machine.image
 
 
@@ -265,11 +260,11 @@ def _nearest_file(target: str) -> str:
     return "give a PID, 'self', or the path of a snapshot"
 
 
-def _check(image: ProcessImage, what: str) -> None:
+def _check(image: ProcessImage, what: str, *, sound: bool) -> None:
     if image.page_size != 4096:
         why = f"its pages have {image.page_size} bytes, and the machines of vmviz have pages of 4096"
         raise LiveError(what, why, "open a process of an x86-64 system")
-    for problem in problems(image):
+    for problem in () if sound else problems(image):
         raise LiveError(what, f"what was read is not sound: {problem.where}: {problem.why}", "read it again")
 
 
@@ -295,16 +290,13 @@ def complete_flags(image: ProcessImage) -> U64:
     return flags
 
 
-def _end_of_program(vmas: list[Vma]) -> int:
+def _end_of_program(vmas: VmaColumns) -> int:
     """The end of the lowest file's mappings, behind which the program break begins."""
-    if not vmas:
+    if not len(vmas):
         return PIE_BASE
-    end = vmas[0].end
-    for vma in vmas[1:]:
-        if vma.start != end or vma.file != vmas[0].file:
-            break
-        end = vma.end
-    return end
+    file = np.array([kind.file for kind in vmas.kinds])[vmas.kind]
+    parted = np.flatnonzero((vmas.start[1:] != vmas.end[:-1]) | (file[1:] != file[0]))
+    return int(vmas.end[parted[0] if len(parted) else -1])
 
 
 def _remarks(image: ProcessImage, pages: SortedPages, mm: Mm) -> list[str]:

@@ -23,7 +23,6 @@ from vmviz.kernel.arch.x86 import (
     _PAGE_SWP_UFFD_WP,
     _PAGE_UFFD_WP,
     PTE_PFN_MASK,
-    vm_get_page_prot,
 )
 from vmviz.kernel.mm.contents import UNKNOWN_CONTENT
 from vmviz.kernel.mm.flags import VM_SHARED, VM_SOFTDIRTY, VM_WRITE
@@ -43,6 +42,7 @@ from vmviz.kernel.mm.page_flags import (
     PG_UPTODATE,
     PG_ZERO,
 )
+from vmviz.kernel.mm.vma_columns import VmaColumns
 from vmviz.live.errors import LiveError
 from vmviz.live.image import (
     KPF_NOPAGE,
@@ -313,18 +313,19 @@ def is_shmem(image: ProcessImage, pages: SortedPages) -> Mask:
     return mask
 
 
-def entry_bits(image: ProcessImage, pages: SortedPages, vm_flags: U64) -> U64:
-    """The entry of each row; ``vm_flags`` are those of the VMAs.
+def entry_bits(image: ProcessImage, pages: SortedPages, vmas: VmaColumns) -> U64:
+    """The entry of each row.
 
     A and the rights come from vm_page_prot.  Anonymous pages are dirty, as they came into being by a write,
     and writable when the VMA is and nobody else maps them; pages of shared writable mappings are writable,
     and dirty when kpageflags say so.  In a VMA with VM_SOFTDIRTY bit 55 tells nothing of the entry: there a
     dirty one has it.
     """
-    kinds, which = np.unique(vm_flags, return_inverse=True)
-    prots = np.array([vm_get_page_prot(int(kind)) for kind in kinds], np.uint64)
-    flags = vm_flags[pages.vma]
-    prot = prots[which.reshape(-1)][pages.vma] if len(kinds) else np.empty(0, np.uint64)
+    kind = vmas.kind[pages.vma]
+    flags, prot = (
+        np.array(values, np.uint64)[kind] if len(kind) else np.empty(0, np.uint64)
+        for values in ([k.vm_flags for k in vmas.kinds], [k.page_prot for k in vmas.kinds])
+    )
     raw, told = image.pages.entry, image.pages.flags
     anon = np.zeros(len(raw), bool)
     anon[pages.counted] = pages.anon[pages.of_row]

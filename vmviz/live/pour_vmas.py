@@ -6,84 +6,73 @@ once.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import repeat
-
-import attrs
 import numpy as np
-from numpy.typing import NDArray
 
 from vmviz.kernel.arch.x86 import vm_get_page_prot
 from vmviz.kernel.mm.flags import O_RDONLY, O_RDWR, VM_MAYWRITE, VM_SHARED
 from vmviz.kernel.mm.mm_types import File, Inode, System
 from vmviz.kernel.mm.vma import Vma
+from vmviz.kernel.mm.vma_columns import VmaColumns
 from vmviz.live.image import U64, ProcessImage
-from vmviz.live.pour import SortedPages
+from vmviz.live.pour import Ints, SortedPages
 from vmviz.live.vm_ops import FILE_OPS, SHMEM_OPS, operations_of
 
 
-@attrs.frozen
-class PouredVmas:
-    """The VMAs in address order, and as columns what pages want to know: anon_vma, inode, offset in pages.
-
-    ``files`` are the ids of all files behind them (0: none).
-    """
-
-    vmas: list[Vma]
-    anon_vma: U64
-    inode: U64
-    pgoff: U64
-    files: frozenset[int]
-
-
-@attrs.frozen
-class _Kind:
-    """What rows of the same device, inode, path and flags have in common."""
-
-    ops: str
-    name: str
-    vm_flags: int
-    file: int
-    inode: int
-    private: bool  # anonymous memory, whose pgoff follows from the address
-
-
-def pour_vmas(image: ProcessImage, pages: SortedPages, vm_flags: U64, system: System) -> PouredVmas:
-    """Make the VMAs, and the files behind them: one per device, inode and path."""
+def pour_vmas(
+    image: ProcessImage, pages: SortedPages, vm_flags: U64, system: System
+) -> tuple[VmaColumns, U64]:
+    """The VMAs, and of each the inode behind it (0: none); makes the files: one per device, inode and path."""
     rows = image.vmas
-    index: dict[tuple[int, int, int, int], int] = {}
-    keys = zip(
-        rows.dev.ids.tolist(), rows.inode.tolist(), rows.path.ids.tolist(), vm_flags.tolist(), strict=True
-    )
-    kind_of = [index.setdefault(key, len(index)) for key in keys]
-    which = np.array(kind_of, np.int64)
-    kinds = _kinds(image, list(index), which, system)
+    first, which = kinds_of_rows(rows.dev.ids, rows.inode, rows.path.ids, vm_flags)
+    columns = (rows.dev.ids, rows.inode, rows.path.ids, vm_flags)
+    keys = list(zip(*(column[first].tolist() for column in columns), strict=True))
+    kinds, inodes, private = _kinds(image, keys, which, system)
     anonymous = np.zeros(len(rows), bool)
     anonymous[pages.vma[pages.first[pages.anon]]] = True
     anonymous[pages.vma[image.pages.swapped]] = True
     anon_vma = np.where(anonymous, np.cumsum(anonymous), 0).astype(np.uint64)
     system.ids.put("anon_vma", int(anonymous.sum()))
-    private = np.array([kind.private for kind in kinds], bool)[which]
-    pgoff = np.where(private, rows.start, rows.offset) >> np.uint64(12)
-    starts, ends = rows.start.tolist(), rows.end.tolist()
-    flags, files = [kind.vm_flags for kind in kinds], [kind.file for kind in kinds]
-    prots = [vm_get_page_prot(bits) for bits in flags]
-    names, ops = [kind.name for kind in kinds], [kind.ops for kind in kinds]
-    of_row = (map(values.__getitem__, kind_of) for values in (flags, prots, files, ops, names))
-    flag, prot, file, op, name = of_row
-    chains = anonymous.astype(np.int64).tolist()
-    columns = (starts, ends, flag, pgoff.tolist(), prot, file, anon_vma.tolist(), op, name, repeat(0), chains)
-    vmas = list(map(Vma, *columns))
-    inode = np.array([kind.inode for kind in kinds], np.uint64)[which]
-    return PouredVmas(vmas, anon_vma, inode, pgoff, frozenset(files))
+    pgoff = np.where(np.array(private, bool)[which], rows.start, rows.offset) >> np.uint64(12)
+    chain = anonymous.astype(np.int64)
+    vmas = VmaColumns(rows.start, rows.end, pgoff, anon_vma, chain, which, kinds)
+    return vmas, np.array(inodes, np.uint64)[which]
+
+
+def kinds_of_rows(*columns: U64) -> tuple[Ints, Ints]:
+    """Rows alike in all columns are of one kind: the first row of each kind, in their order, and each row's kind.
+
+    >>> first, which = kinds_of_rows(np.array([7, 5, 7, 7], np.uint64), np.array([1, 1, 1, 2], np.uint64))
+    >>> first.tolist(), which.tolist()
+    ([0, 1, 3], [0, 1, 0, 2])
+    """
+    which, bound = np.zeros(len(columns[0]), np.int64), 1
+    if not len(which):
+        return which, which
+    for column in columns:
+        top = int(column.max()) + 1
+        if top <= len(which):  # ordinals of texts, or all 0
+            codes = column.astype(np.int64)
+        else:
+            distinct, inverse = np.unique(column, return_inverse=True)
+            top, codes = len(distinct), inverse.reshape(-1)
+        if bound * top >= 1 << 62:
+            several, inverse = np.unique(which, return_inverse=True)
+            bound, which = len(several), inverse.reshape(-1)
+        which = which * top + codes
+        bound *= top
+    _, first, which = np.unique(which, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(first), np.int64)
+    rank[order] = np.arange(len(first))
+    return first[order], rank[which.reshape(-1)]
 
 
 def _kinds(
-    image: ProcessImage, keys: list[tuple[int, int, int, int]], which: NDArray[np.int64], system: System
-) -> list[_Kind]:
-    """What the keys (device, inode, path, flags) stand for; makes the files."""
+    image: ProcessImage, keys: list[tuple[int, int, int, int]], which: Ints, system: System
+) -> tuple[list[Vma], list[int], list[bool]]:
+    """What the keys (device, inode, path, flags) stand for: VMAs without a place, the inodes behind them, and whether
+    it is anonymous memory, whose pgoff follows from the address; makes the files.
+    """
     rows = image.vmas
     names = [plain_text(path) for path in rows.path.values]
     top = np.zeros(len(keys), np.uint64)  # how far into its file a kind reaches, in bytes
@@ -99,13 +88,15 @@ def _kinds(
         key: _import_file(system, names[key[2]], rows.dev.values[key[0]], key[1], size, flags)
         for key, (size, flags) in known.items()
     }
-    kinds = []
+    kinds, inodes, private = [], [], []
     for dev, inode, path, flags in keys:
         ops = operations_of(names[path], inode, flags)
         file_of = files.get((dev, inode, path))
         number, behind = (file_of.id, file_of.inode) if file_of is not None else (0, 0)
-        kinds.append(_Kind(ops, names[path], flags, number, behind, not ops and not inode))
-    return kinds
+        kinds.append(Vma(0, 0, flags, 0, vm_get_page_prot(flags), number, 0, ops, names[path]))
+        inodes.append(behind)
+        private.append(not ops and not inode)
+    return kinds, inodes, private
 
 
 def _import_file(system: System, path: str, dev: str, number: int, size: int, flags: int) -> File:
@@ -117,18 +108,6 @@ def _import_file(system: System, path: str, dev: str, number: int, size: int, fl
     file = File(system.new_id("file"), path, mode, inode.id)
     system.files.put(file.id, file)
     return file
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Keep the garbage collector from looking, again and again, at many objects that are all to stay."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def plain_text(text: str) -> str:

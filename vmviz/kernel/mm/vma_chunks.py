@@ -7,25 +7,16 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .vma import Vma
+from .vma_columns import UnmadeChunk, VmaColumns
 from .vma_gaps import STALE, GapMaxima
 
 _FIXED = struct.Struct("<8Q3I")
-
-
-class VmaColumns(NamedTuple):
-    """VMAs in address order as columns, and the ids of the files behind them: of many, quicker to look through."""
-
-    start: NDArray[np.uint64]
-    end: NDArray[np.uint64]
-    vm_flags: NDArray[np.uint64]
-    files: frozenset[int]
 
 
 class VmaChunks(GapMaxima):
@@ -120,29 +111,36 @@ class VmaChunks(GapMaxima):
             self._cut(c, i)
         self._last = start
 
-    def fill(self, vmas: Sequence[Vma], base: VmaColumns | None = None) -> None:
-        """Take many VMAs, in address order, into an empty set at once: for a machine that is not sealed yet.
+    def fill(self, columns: VmaColumns) -> None:
+        """Take many VMAs into an empty set at once, for a machine that is not sealed yet; each chunk of them is made
+        when it is first looked into.
 
-        ``base`` is the same as columns.
-
-        >>> s = VmaChunks("mm1.vmas"); s.fill([Vma(k << 12, (k + 1) << 12, 0x73) for k in range(1, 1000, 2)])
-        >>> len(s), s.get(15 << 12) is not None, s.check()
+        >>> vmas = [Vma(k << 12, (k + 1) << 12, 0x73) for k in range(1, 1000, 2)]
+        >>> s = VmaChunks("mm1.vmas"); s.fill(VmaColumns.of(vmas))
+        >>> len(s), s.get(15 << 12) == vmas[7], s.check()
         (500, True, [])
         """
         if self._low:
             raise ValueError(f"{self.name} holds VMAs already")
-        starts = [vma.start for vma in vmas]
-        ends = [0, *(vma.end for vma in vmas)]
-        gaps = (np.array(starts, np.int64) - np.array(ends[:-1], np.int64)).tolist()
+        count = len(columns)
+        holes = columns.start.astype(np.int64)
+        holes[1:] -= columns.end[:-1].astype(np.int64)
+        starts, gaps = columns.start.tolist(), holes.tolist()
         size = max(1, self._limit * 3 >> 2)  # room for what comes between
-        parts = [slice(i, i + size) for i in range(0, len(vmas), size)]
-        self._vmas = [list(vmas[part]) for part in parts]
-        self._starts = [starts[part] for part in parts]
-        self._gaps = [gaps[part] for part in parts]
-        self._low = [part[0] for part in self._starts]
-        self._max = [STALE] * len(self._low)
+        bounds = [(i, min(i + size, count)) for i in range(0, count, size)]
+        self._vmas = [cast("list[Vma]", UnmadeChunk(columns, i, j, self._put_in_place)) for i, j in bounds]
+        self._starts = [starts[i:j] for i, j in bounds]
+        self._gaps = [gaps[i:j] for i, j in bounds]
+        self._low = starts[::size]
+        self._max = [STALE] * len(bounds)
         self._restart_blocks(0)
-        self._len, self._count, self.base = len(vmas), [], base
+        self._len, self._count, self.base = count, [], columns
+
+    def _put_in_place(self, chunk: UnmadeChunk, vmas: list[Vma]) -> None:
+        """A chunk was looked into: from now on it is a plain list."""
+        c = bisect_right(self._low, vmas[0].start) - 1
+        if c >= 0 and self._vmas[c] is cast("list[Vma]", chunk):
+            self._vmas[c] = vmas
 
     def serial(self) -> bytes:
         """All VMAs in address order: eight 64-bit numbers, three of 32 bits, and the two texts as UTF-8."""

@@ -38,7 +38,7 @@ def machine(dice: random.Random) -> Machine:
         ram=dice.choice((7 << 20, 64 << 20, 64 << 20)),
         vdso=False,
         cpus=dice.choice((1, 2)),
-        kernel=dice.choice(("6.1", "6.1", "6.1", "6.1", "6.18")),
+        kernel=dice.choice(("6.1", "6.1", "6.12", "6.18")),
         mode=dice.choice(("x86-64-4l", "x86-64-4l", "x86-64-5l")),
     )
     m.sysctl("vm.overcommit_memory", dice.choice((0, 1, 1, 1, 2)))

@@ -47,7 +47,6 @@ def quick_mremap(mm: Mm, addr: int, old_len: int, new_len: int, flags: int, new_
         or old_len != new_len
         or not old_len
         or (addr | old_len | new_addr) & ((1 << arena.upper[-1][0]) - 1)
-        or s.version.mremap_many
         or mm.unknown.data
         or s.journal.at is not None
     ):

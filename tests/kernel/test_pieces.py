@@ -163,8 +163,9 @@ def test_what_is_known_of_tables_is_what_they_hold(steps: list[tuple[int, int, i
         else:
             a.put_many(where, 0)
         assert a.check() == []
-        read = a.lines(base, 1536)
-        told = Lines.of(a.entries[base : base + 1536].copy())
-        assert (read is None) == (told is None)
-        if read is not None:
-            assert read.part(0, 1536).tolist() == a.entries[base : base + 1536].tolist()
+        for at, count in ((0, 1536), (first, n)):
+            entries = a.entries[base + at : base + at + count].copy()
+            read, told = a.lines(base + at, count), Lines.of(entries)
+            assert repr(read) == repr(told)
+            if read is not None:
+                assert read.part(0, count).tolist() == entries.tolist()

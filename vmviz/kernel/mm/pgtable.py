@@ -19,7 +19,7 @@ from ..arch.paging import PagingMode
 from ..arch.x86 import _PAGE_TABLE, PTE_PFN_MASK
 from ..trace.bulk import Bulk, CountLane, Ramp, SetLane
 from ..trace.journal import Journal
-from ..trace.pieces import Lines
+from ..trace.pieces import LONG, Lines
 from ..trace.store import Column, Counters, Index, Keyed, cells_of, copy, flip, index_of, put
 from .frames import Frames
 from .page_alloc import FREE, TABLE, OutOfMemory
@@ -148,9 +148,10 @@ class TableArena(PageWalk):
         return slice(index.start >> self.bits, ((index.stop - 1) >> self.bits) + 1)
 
     def lines(self, slot: int, n: int) -> Lines | None:
-        """``n`` entries from ``slot`` on as runs of frames in line; None where they are not.
+        """``n`` entries from ``slot`` on as runs of frames in line; None where these are not `LONG` on average.
 
-        Tables that are known to be in line are not read.
+        Tables that are known to be in line are not read; the runs are the same as if they were, because what is
+        derived must not show in records.
         """
         low, high = (slot + self.width - 1) >> self.bits, (slot + n) >> self.bits
         if low >= high or not self.line[low:high].all():
@@ -165,7 +166,8 @@ class TableArena(PageWalk):
                 edge = Lines.of(self.entries[slot + at : slot + at + length], long=1)
                 assert edge is not None
                 parts.insert(0 if at == 0 else len(parts), edge)
-        return Lines.joined(parts)
+        joined = Lines.joined(parts)
+        return joined if len(joined.sizes) * LONG <= n else None
 
     def hang(self, slot: int, to: int, n: int, entries: Any) -> None:
         """Let ``n`` entries of one table go from ``slot`` on to the empty ones from ``to`` on: ``entries`` are they, a

@@ -233,11 +233,20 @@ class Lines:
 
     @classmethod
     def joined(cls, parts: list[Lines]) -> Lines:
-        """Runs one after the other."""
-        if len(parts) == 1:
-            return parts[0]
-        firsts = np.concatenate([part.firsts for part in parts])
-        return cls(firsts, [size for part in parts for size in part.sizes], parts[0].step)
+        """Runs one after the other; where one goes on with the next value, the two are one.
+
+        >>> a, b = Lines(np.array([0x1007], np.uint64), [2]), Lines(np.array([0x3007, 0x9007], np.uint64), [1, 4])
+        >>> Lines.joined([a, b]).sizes
+        [3, 4]
+        """
+        firsts, sizes, step = parts[0].firsts, list(parts[0].sizes), parts[0].step
+        for part in parts[1:]:
+            goes_on = int(firsts[-1]) + sizes[-1] * step == int(part.firsts[0])
+            if goes_on:
+                sizes[-1] += part.sizes[0]
+            firsts = np.concatenate((firsts, part.firsts[goes_on:]))
+            sizes += part.sizes[goes_on:]
+        return cls(firsts, sizes, step)
 
     def piece(self, a: int, b: int) -> Lines:
         """The runs that values ``a`` to ``b`` are."""

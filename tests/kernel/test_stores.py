@@ -260,6 +260,29 @@ def test_runs_join_tables_that_lie_side_by_side() -> None:
     assert [(n, cuts) for _, n, _, cuts in runs] == [(4 * 512 - 1, (0, 511, 1023, 1535))]
 
 
+class Counted:
+    """Entries whose reads are counted."""
+
+    def __init__(self, flat: memoryview[int]) -> None:
+        self.flat = flat
+        self.reads = 0
+
+    def __getitem__(self, slot: int) -> int:
+        self.reads += 1
+        return self.flat[slot]
+
+
+def test_a_walk_over_all_of_user_space_reads_no_more_than_there_is() -> None:
+    j = Journal()
+    arena, counters = TableArena(get_mode("x86-64-5l"), Frames(4096, j), j), Counters("c", ("pgtables",))
+    pgd = arena.alloc_table(0)
+    for va in (0x1000, 3 << 39, 5 << 48):
+        arena.ensure(pgd, va, counters)
+    counted = arena.flat = Counted(arena.flat)  # type: ignore[assignment]
+    assert [n for _, n, _, _ in arena.runs(pgd, 0, 1 << 56)] == [512] * 3
+    assert counted.reads < 20_000  # of 2^26 spans of a table above the last level
+
+
 # -- the journal
 
 

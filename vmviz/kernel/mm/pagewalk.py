@@ -207,17 +207,26 @@ class PageWalk:
     def _parents(self, pgd: int, start: int, end: int) -> Iterator[tuple[int, NDArray[np.uint64], int]]:
         """The tables above the last level on the way to ``[start, end)``, as far as they exist: the slot of the first
         entry concerned, all of these entries, and the address that they begin with.
+
+        Empty entries above them are skipped a whole span at a time.
         """
+        flat, row_of, bits = self.flat, self.row_of.flat, self.bits
         shift, mask = self.upper[-1]
         parent_span = 1 << (shift + self.mode.levels[-2].bits)
         va = start & -(1 << shift)
         while va < end:
-            stop = min(end, (va & -parent_span) + parent_span)
-            row = self._parent(pgd, va)
-            if row >= 0:
-                slot = (row << self.bits) | ((va >> shift) & mask)
+            row = pgd
+            for above, index in self.upper[:-1]:
+                entry = flat[(row << bits) | ((va >> above) & index)]
+                if not entry or entry & _PAGE_PSE:
+                    va = (va & -(1 << above)) + (1 << above)
+                    break
+                row = row_of[(entry & PTE_PFN_MASK) >> 12] - 1
+            else:
+                stop = min(end, (va & -parent_span) + parent_span)
+                slot = (row << bits) | ((va >> shift) & mask)
                 yield slot, self.entries[slot : slot + ((stop - 1 - va) >> shift) + 1], va
-            va = stop
+                va = stop
 
     def _parent(self, pgd: int, va: int) -> int:
         """The row of the table above the lowest level on the way to ``va``; -1 when a table is missing."""

@@ -51,7 +51,10 @@ def test_a_line_for_each_trace_and_the_totals() -> None:
 def test_json_is_one_object() -> None:
     result = conform("--json", TRACES / "cow-fork.jsonl")
     told = json.loads(result.output)
-    assert told["totals"] == {"traces": 1, "traces_agreeing": 1, "agreeing": 12, "total": 12}
+    assert told["totals"] == {
+        "traces": 1, "traces_agreeing": 1, "agreeing": 12, "total": 12, "unreadable": 0,
+    }  # fmt: skip
+    assert told["unreadable"] == []
     (trace,) = told["traces"]
     assert (trace["name"], trace["agrees"], trace["first"], trace["differences"]) == (
         "cow-fork", True, None, [],
@@ -169,8 +172,33 @@ def test_what_is_no_recording_ends_with_status_2(text: str, message: str, tmp_pa
     with pytest.raises(TraceError, match=message):
         read_trace(path)
     result = conform(path)
-    assert (result.exit_code, result.stdout) == (2, "")
+    totals = "0 of 0 traces agree, 0 of 0 operations; not replayed: 1\n"
+    assert (result.exit_code, result.stdout) == (2, totals)
     assert result.stderr.startswith(f"vmviz: {path}: ")
+
+
+def test_one_broken_file_among_others_does_not_keep_them_from_being_replayed(tmp_path: Path) -> None:
+    good, other = copy("cow-fork", tmp_path), copy("zap-whole", tmp_path)
+    broken, no_file = tmp_path / "m.jsonl", tmp_path / "p.jsonl"
+    broken.write_text("{", encoding="utf-8")
+    no_file.mkdir()
+    result = conform(tmp_path)
+    total = sum(len(read_trace(path).records) for path in (good, other))
+    assert result.exit_code == 2
+    assert [line.split()[0] for line in result.stdout.splitlines()[:-1]] == ["cow-fork", "zap-whole"]
+    assert (
+        result.stdout.splitlines()[-1]
+        == f"2 of 2 traces agree, {total} of {total} operations; not replayed: 2"
+    )
+    first, second = result.stderr.splitlines()
+    assert first.startswith(f"vmviz: {broken}: it is no trace")
+    assert second.startswith(f"vmviz: {no_file}: ")
+    result = conform("--json", tmp_path)
+    told = json.loads(result.stdout)
+    assert result.exit_code == 2
+    assert [one["name"] for one in told["traces"]] == ["cow-fork", "zap-whole"]
+    assert [one["path"] for one in told["unreadable"]] == [str(broken), str(no_file)]
+    assert told["totals"]["unreadable"] == 2
 
 
 def test_paths_that_lead_nowhere_end_with_status_2(tmp_path: Path) -> None:

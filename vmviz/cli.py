@@ -336,7 +336,8 @@ def conform(
     /proc/PID/smaps and pagemap are compared after each. A difference is made small and printed as a script. No
     privilege is needed; with CAP_SYS_ADMIN frames are compared too.
 
-    Exit status: 0 all agree, 1 one differs, 2 a path is no recording, or no comparison can be made here.
+    Exit status: 0 all agree, 1 one differs, 2 a file is no recording (the others are replayed all the same), or no
+    comparison can be made here.
     """
     from .conform.command import conform as run_conform
     from .conform.command import find_traces
@@ -358,7 +359,9 @@ def conform(
         return
     try:
         status = (
-            conform_live(ops, seed, echo, as_json=json_) if live else run_conform(paths, echo, as_json=json_)
+            conform_live(ops, seed, echo, as_json=json_)
+            if live
+            else run_conform(paths, echo, warn, as_json=json_)
         )
     except VmvizError as error:
         die(str(error))

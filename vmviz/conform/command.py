@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..kernel.errors import VmvizError
 from ..script.report import printable
 from .difference import Difference
 from .recording import TraceError
 from .trace import TraceResult, replay_trace
 
-AGREE, DIFFER = 0, 1
-"""What `conform` returns: all traces agree, or one does not."""
+AGREE, DIFFER, UNREADABLE = 0, 1, 2
+"""What `conform` returns: all traces agree, one does not, or one is no recording."""
 
 _MAX_VALUE = 400
 """Longer values are cut in the lines for people; --json has them whole."""
@@ -39,39 +40,58 @@ def find_traces(paths: Iterable[str]) -> list[Path]:
     return out
 
 
-def conform(paths: Sequence[str], echo: Callable[[str], None], *, as_json: bool = False) -> int:
-    """Replay every recording and print a line for each as it is done, then the totals; returns `AGREE` or
-    `DIFFER`.
+def conform(
+    paths: Sequence[str],
+    echo: Callable[[str], None],
+    warn: Callable[[str], None],
+    *,
+    as_json: bool = False,
+) -> int:
+    """Replay every recording and print a line for each as it is done, then the totals; returns `AGREE`, `DIFFER` or
+    `UNREADABLE`.
 
-    With ``as_json`` one object is printed at the end instead.  Raises `TraceError` for what is no recording
-    and `OSError` for what cannot be read.
+    What is no recording or cannot be read is told by ``warn``, and the rest is replayed all the same.  With
+    ``as_json`` one object is printed at the end instead of lines.  Raises what `find_traces` raises.
     """
     files = find_traces(paths)
     width = max((len(path.stem) for path in files), default=0)
-    results = []
+    results: list[tuple[Path, TraceResult]] = []
+    unreadable: list[tuple[Path, str]] = []
     for path in files:
-        result = replay_trace(path)
+        try:
+            result = replay_trace(path)
+        except (VmvizError, OSError) as error:
+            why = f"{error.filename or path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            unreadable.append((path, why))
+            warn(f"vmviz: {why}")
+            continue
         results.append((path, result))
         if not as_json:
             echo(printable(_line(result, width)))
-    totals = _totals([result for _, result in results])
+    totals = _totals([result for _, result in results], len(unreadable))
     if as_json:
         traces = [_as_json(path, result) for path, result in results]
-        echo(json.dumps({"traces": traces, "totals": totals}, ensure_ascii=True, default=str))
+        left = [{"path": str(path), "why": why} for path, why in unreadable]
+        told = {"traces": traces, "unreadable": left, "totals": totals}
+        echo(json.dumps(told, ensure_ascii=True, default=str))
     else:
         echo(
             f"{totals['traces_agreeing']} of {totals['traces']} traces agree, "
             f"{totals['agreeing']} of {totals['total']} operations"
+            + (f"; not replayed: {len(unreadable)}" if unreadable else "")
         )
+    if unreadable:
+        return UNREADABLE
     return AGREE if totals["traces_agreeing"] == totals["traces"] else DIFFER
 
 
-def _totals(results: list[TraceResult]) -> dict[str, int]:
+def _totals(results: list[TraceResult], unreadable: int) -> dict[str, int]:
     return {
         "traces": len(results),
         "traces_agreeing": sum(r.agrees for r in results),
         "agreeing": sum(r.agreed for r in results),
         "total": sum(r.recorded for r in results),
+        "unreadable": unreadable,
     }
 
 
@@ -108,4 +128,4 @@ def _difference(one: Difference) -> dict[str, Any]:
     return {"operation": one.operation, "field": one.field, "kernel": one.kernel, "ours": one.ours}
 
 
-__all__ = ["AGREE", "DIFFER", "conform", "find_traces"]
+__all__ = ["AGREE", "DIFFER", "UNREADABLE", "conform", "find_traces"]

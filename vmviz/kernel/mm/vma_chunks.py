@@ -77,9 +77,10 @@ class VmaChunks(GapMaxima):
             if here:
                 self._delete(c, i)
             return
-        vmas = self._vmas[c]
+        vmas, ends, end = self._vmas[c], self._ends[c], vma.end
         if here:
             vmas[i] = vma
+            ends[i] = end
             self._fill_gap(c, i + 1)
             return
         self._len += 1
@@ -88,10 +89,11 @@ class VmaChunks(GapMaxima):
         gaps = self._gaps[c]
         if 0 < i < len(starts):
             # Inside a chunk, by far the usual case, one hole becomes two, and the larger one stands for both.
-            under = start - vmas[i - 1].end
-            over = starts[i] - vma.end
+            under = start - ends[i - 1]
+            over = starts[i] - end
             old = gaps[i]
             starts.insert(i, start)
+            ends.insert(i, end)
             vmas.insert(i, vma)
             gaps[i] = over = over if over > 0 else 0
             gaps.insert(i, under if under > 0 else 0)
@@ -101,6 +103,7 @@ class VmaChunks(GapMaxima):
                 self._note(c, old, over)
         else:
             starts.insert(i, start)
+            ends.insert(i, end)
             vmas.insert(i, vma)
             gaps.insert(i, 0)
             if i == 0:
@@ -125,13 +128,14 @@ class VmaChunks(GapMaxima):
         count = len(columns)
         holes = columns.start.astype(np.int64)
         holes[1:] -= columns.end[:-1].astype(np.int64)
-        starts, gaps = columns.start.tolist(), holes.tolist()
+        starts, ends, gaps = columns.start.tolist(), columns.end.tolist(), holes.tolist()
         size = max(1, self._limit * 3 >> 2)  # room for what comes between
         bounds = [(i, min(i + size, count)) for i in range(0, count, size)]
         self._vmas = [cast("list[Vma]", UnmadeChunk(columns, i, j, self._put_in_place)) for i, j in bounds]
         self._starts = [starts[i:j] for i, j in bounds]
+        self._ends = [ends[i:j] for i, j in bounds]
         self._gaps = [gaps[i:j] for i, j in bounds]
-        self._low = starts[::size]
+        self._low = columns.start[::size].tolist()  # numbers of their own, side by side in memory
         self._max = [STALE] * len(bounds)
         self._restart_blocks(0)
         self._len, self._count, self.base = count, [], columns
@@ -162,7 +166,7 @@ class VmaChunks(GapMaxima):
     def check(self) -> list[str]:
         """All that is inconsistent, in words: order, overlaps, derived numbers against a recomputation."""
         wrong: list[str] = []
-        lists = (self._starts, self._vmas, self._gaps, self._low, self._max)
+        lists = (self._starts, self._ends, self._vmas, self._gaps, self._low, self._max)
         if len({len(x) for x in lists}) != 1:
             return [f"parallel lists of different lengths {[len(x) for x in lists]}"]
         end, count = 0, 0
@@ -171,6 +175,8 @@ class VmaChunks(GapMaxima):
                 wrong.append(f"chunk {c}: {len(starts)} starts, {len(vmas)} VMAs, {len(gaps)} gaps")
             if starts and starts[0] != self._low[c]:
                 wrong.append(f"chunk {c}: first start {starts[0]:#x}, noted {self._low[c]:#x}")
+            if self._ends[c] != [vma.end for vma in vmas]:
+                wrong.append(f"chunk {c}: the ends noted are not those of the VMAs")
             for start, vma, gap in zip(starts, vmas, gaps, strict=False):
                 if vma.start != start:
                     wrong.append(f"{vma!r} is kept at {start:#x}")
@@ -190,20 +196,20 @@ class VmaChunks(GapMaxima):
         return wrong
 
     def _first(self, vma: Vma) -> None:
-        self._starts, self._vmas, self._gaps = [[vma.start]], [[vma]], [[vma.start]]
+        self._starts, self._ends, self._vmas, self._gaps = [[vma.start]], [[vma.end]], [[vma]], [[vma.start]]
         self._low, self._max, self._block, self._count = [vma.start], [vma.start], [vma.start], []
         self._len = 1
 
     def _delete(self, c: int, i: int) -> None:
-        starts, vmas, gaps = self._starts[c], self._vmas[c], self._gaps[c]
+        starts, ends, gaps = self._starts[c], self._ends[c], self._gaps[c]
         old = gaps[i]
-        del starts[i], vmas[i], gaps[i]
+        del starts[i], ends[i], self._vmas[c][i], gaps[i]
         self._len -= 1
         if self._count:
             self._count = []
         if 0 < i < len(starts):
             over = gaps[i]
-            new = starts[i] - vmas[i - 1].end
+            new = starts[i] - ends[i - 1]
             gaps[i] = new = new if new > 0 else 0
             if over > old:  # noqa: PLR1730
                 old = over
@@ -223,7 +229,7 @@ class VmaChunks(GapMaxima):
         if len(starts) < self._limit >> 2 and len(self._low) > 1:
             left = c if c + 1 < len(self._low) else c - 1
             if len(self._starts[left]) + len(self._starts[left + 1]) <= self._limit >> 1:
-                for lists in (self._starts, self._gaps):
+                for lists in (self._starts, self._ends, self._gaps):
                     lists[left] += lists[left + 1]
                 self._vmas[left] += self._vmas[left + 1]
                 self._max[left] = STALE
@@ -231,7 +237,7 @@ class VmaChunks(GapMaxima):
                 self._restart_blocks(left)
 
     def _drop_chunk(self, c: int) -> None:
-        del self._starts[c], self._vmas[c], self._gaps[c], self._low[c], self._max[c]
+        del self._starts[c], self._ends[c], self._vmas[c], self._gaps[c], self._low[c], self._max[c]
         self._restart_blocks(c)
 
     def _cut(self, c: int, i: int) -> None:
@@ -244,7 +250,7 @@ class VmaChunks(GapMaxima):
             at = i
         elif i + 1 < len(starts) and starts[i + 1] == self._last:
             at = i + 1
-        for lists in (self._starts, self._gaps):
+        for lists in (self._starts, self._ends, self._gaps):
             lists.insert(c + 1, lists[c][at:])
             del lists[c][at:]
         self._vmas.insert(c + 1, self._vmas[c][at:])

@@ -23,8 +23,11 @@ class GapMaxima:
     """The chunks of a `VmaSet` as parallel lists, with the largest holes; `VmaSet` fills them."""
 
     def __init__(self) -> None:
-        # One item per chunk; the first three also run parallel inside the chunk.
+        # One item per chunk; the first four also run parallel inside the chunk.
         self._starts: list[list[int]] = []
+        self._ends: list[
+            list[int]
+        ] = []  # searches need not look into the VMAs, which lie far apart in memory
         self._vmas: list[list[Vma]] = []
         self._gaps: list[
             list[int]
@@ -52,7 +55,7 @@ class GapMaxima:
         """
         if not self._low:
             return high - length if high - length >= low else None
-        bottom = self._vmas[-1][-1].end
+        bottom = self._ends[-1][-1]
         if high > bottom and high - max(bottom, low) >= length:
             return high - length
         # The hole that high lies in is the one under the first VMA that starts at or above high.
@@ -125,7 +128,7 @@ class GapMaxima:
                         return bottom
             i = 0
             c = self._chunk_above(c + 1, length)
-        bottom = max(self._vmas[-1][-1].end, low) if count else low
+        bottom = max(self._ends[-1][-1], low) if count else low
         return bottom if bottom + length <= high else None
 
     def check_maxima(self) -> list[str]:
@@ -152,9 +155,9 @@ class GapMaxima:
                 return
             gaps = self._gaps[c]
         if i:
-            new = self._starts[c][i] - self._vmas[c][i - 1].end
+            new = self._starts[c][i] - self._ends[c][i - 1]
         else:
-            new = self._low[c] - (self._vmas[c - 1][-1].end if c else 0)
+            new = self._low[c] - (self._ends[c - 1][-1] if c else 0)
         if new < 0:  # noqa: PLR1730 - max is slower here
             new = 0  # neighbours overlap for a moment, while a split is being written
         old = gaps[i]

@@ -33,13 +33,10 @@ class VmaSet(VmaChunks):
         c = bisect_right(self._low, addr) - 1
         if c < 0:
             return self._vmas[0][0] if self._low else None
-        i = bisect_right(self._starts[c], addr)
-        vmas = self._vmas[c]
-        vma = vmas[i - 1]
-        if vma.end > addr:
-            return vma
-        if i < len(vmas):
-            return vmas[i]
+        ends = self._ends[c]
+        i = bisect_right(ends, addr)
+        if i < len(ends):
+            return self._vmas[c][i]
         return self._vmas[c + 1][0] if c + 1 < len(self._low) else None
 
     def find_exact(self, addr: int) -> Vma | None:
@@ -103,7 +100,7 @@ class VmaSet(VmaChunks):
             vmas = self._vmas[c]
             i = bisect_left(self._starts[c], start)
             self._spot, self._spot_at = start, (c, i)
-        if i and vmas[i - 1].end > start:
+        if i and self._ends[c][i - 1] > start:
             i -= 1
         before = vmas[i - 1] if i else self._vmas[c - 1][-1] if c else None
         found: list[Vma] = []
@@ -199,7 +196,7 @@ class VmaSet(VmaChunks):
         if c < 0:
             return 0, 0
         i = bisect_right(self._starts[c], addr)
-        if self._vmas[c][i - 1].end > addr:
+        if self._ends[c][i - 1] > addr:
             return c, i - 1
         if i == len(self._starts[c]) and c + 1 < len(self._low):
             return c + 1, 0

@@ -111,6 +111,12 @@ def test_smaps_columns_and_flags():
     assert "THPeligible" not in parsed.vmas[0].smaps_kb
 
 
+def test_numbers_of_more_than_8_digits_that_differ_in_the_last_ones():
+    vmas = [FakeVma(0x1000_0000_0000 + (i << 40), (100_000_000 + i) >> 2) for i in (4, 8, 16)]
+    parsed = parse_smaps("".join(vma.smaps() for vma in vmas).encode())
+    assert parsed.vmas.smaps["Size"].tolist() == [100_000_004, 100_000_008, 100_000_016]
+
+
 def test_blocks_of_equal_length_with_other_lines():
     a, b = FakeVma(0x400000, 3).smaps(), FakeVma(0x500000, 5).smaps().replace("Rss:", "Xyz:")
     parsed = parse_smaps((a + b).encode())

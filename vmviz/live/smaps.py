@@ -148,6 +148,8 @@ def _usual_values(data: bytes, begins: Index, width: int) -> dict[str, U64] | No
         if end < 8:
             return None
         if differs[end - 8 : end].any():
+            if len(match[2]) > 8:
+                return None
             values = decimals(data, begins + end)
             if values is None:
                 return None

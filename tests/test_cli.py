@@ -103,6 +103,7 @@ class TestStatus:
             (("run", "/"), "Is a directory"),
             (("run", "x" * 5000), "too long"),
             (("open", "x" * 5000), "too long"),
+            (("open", "/"), "it is not a regular file"),
             (("snapshot", "1"), "Missing option '-o'"),
             (("rum", "x"), "There is no command 'rum'. Did you mean 'run'?"),
             (("zzz",), "There is no command 'zzz'."),

@@ -116,8 +116,11 @@ def find_script(name: str) -> Path | None:
 
 def is_strace(path: Path) -> bool:
     """Whether a file is an strace log, by its beginning; what is no text is none."""
-    with path.open("rb") as file:
-        head = file.read(4096)
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError:  # who opens it next says why
+        return False
     if b"\0" in head:
         return False
     from .script.looks import looks_like_strace

@@ -148,8 +148,9 @@ def test_names_and_rows_choose() -> None:
     assert len(chosen([])) == len(WORKLOADS) == len({w.name for w in WORKLOADS})
     with pytest.raises(VmvizError, match="there is no workload 'zapp'; did you mean 'zap'"):
         chosen(["zapp"])
-    with pytest.raises(VmvizError, match="there are zap, "):
-        chosen(["qqq"])
+    for name in ("qqq", ""):
+        with pytest.raises(VmvizError, match="there are zap, "):
+            chosen([name])
 
 
 def test_the_command() -> None:
@@ -217,10 +218,39 @@ def test_growth_is_drawn(tmp_path: Path) -> None:
     assert sum("#" in line and line.rstrip().endswith("s") for line in lines) >= 4
     root = ElementTree.parse(path).getroot()
     assert len(root.findall("{*}polyline")) == 2
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(
         main, ["bench", "growth-zap", "--scale", "600", "--svg", str(tmp_path / "no" / "x")]
     )
-    assert (wrong.exit_code, "Traceback" in wrong.output) == (2, False)
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert wrong.stderr == f"vmviz: {tmp_path / 'no' / 'x'}: No such file or directory\n"
+    path = tmp_path / "x.svg"
+    wrong = CliRunner().invoke(main, ["bench", "zap-1", "--scale", "600", "--svg", str(path)])
+    assert (wrong.exit_code, wrong.stdout, path.exists()) == (2, "", False)
+    assert "growth" in wrong.stderr
+
+
+_QUICK = (
+    "zap",
+    "dontneed",
+    "mremap",
+    "fault",
+    "walks",
+    "memory",
+    "storm",
+    "storm-kernel",
+    "frame-map",
+    "seek",
+    "step",
+)
+
+
+@pytest.mark.parametrize(("scale", "names"), [(3, ("memory",)), (10**20, (*_QUICK, "growth-pages"))])
+def test_any_scale_leaves_something_to_measure(scale: int, names: tuple[str, ...]) -> None:
+    for name in names:
+        assert measure(named(name), scale=scale, repetitions=1).seconds > 0
 
 
 def test_growth_chooses_all_its_workloads() -> None:

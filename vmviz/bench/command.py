@@ -29,13 +29,11 @@ def chosen(names: Sequence[str]) -> list[Workload]:
         return list(WORKLOADS)
     out: list[Workload] = []
     for name in names:
-        found = [
-            w for w in WORKLOADS if name in (w.name, str(w.row), w.name.partition("-")[0] * (w.row == 19))
-        ]
+        found = [w for w in WORKLOADS if name in (w.name, str(w.row)) or (w.row == 19 and name == "growth")]
         if not found:
-            names = [w.name for w in WORKLOADS]
-            near = nearest(name, names)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+            known = [w.name for w in WORKLOADS]
+            near = nearest(name, known)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
             raise VmvizError(f"there is no workload {name!r}; {hint}")
         out += [w for w in found if w not in out]
     return out
@@ -52,10 +50,14 @@ def bench(
 ) -> list[Figure]:
     """Run the workloads, tell each as it is done (with ``as_json`` all at the end), and return the figures.
 
-    Those about growth are drawn below, and into the file ``svg``.  Raises `VmvizError`.
+    Those about growth are drawn below, and into the file ``svg``.  Raises `VmvizError`; for an ``svg`` that cannot be
+    written before anything is measured.
     """
+    workloads = chosen(names)
+    if svg:
+        _check_drawing(svg, workloads)
     figures = []
-    for workload in chosen(names):
+    for workload in workloads:
         figure = measure(workload, scale, repetitions)
         figures.append(figure)
         if not as_json:
@@ -69,11 +71,22 @@ def bench(
             echo(words)
         echo(f"{met} of {len(judged)} goals met, {missing} without a yardstick")
     if svg:
-        try:
-            Path(svg).write_text(svg_plot(figures), encoding="utf-8")
-        except OSError as error:
-            raise VmvizError(f"{svg}: {error.strerror}") from error
+        _write(svg, svg_plot(figures))
     return figures
+
+
+def _check_drawing(svg: str, workloads: Sequence[Workload]) -> None:
+    """Raise `VmvizError` where there is nothing to draw, or no file to draw it into."""
+    if not any(w.row == 19 for w in workloads):
+        raise VmvizError("--svg draws the growth workloads, and none of them is to be run")
+    _write(svg, "")
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise VmvizError(f"{path}: {error.strerror}") from error
 
 
 def line(workload: Workload, figure: Figure) -> str:

@@ -19,6 +19,15 @@ Sample = Callable[[], float]
 """Runs once and returns seconds."""
 
 
+def share(size: int, scale: int, unit: int = 1) -> int:
+    """A size of a workload divided by ``scale``, in whole units, at least one.
+
+    >>> share(1 << 30, 3, 2 << 20) >> 20, share(60_000, 10**9, 64)
+    (340, 64)
+    """
+    return max(unit, size // scale // unit * unit)
+
+
 class MissingError(VmvizError):
     """A yardstick that this machine does not have; the text says which and why."""
 

@@ -10,7 +10,7 @@ from time import perf_counter
 from ..live import Limits, LiveError, ProcessImage, read_process
 from ..live.procfs import ProcFs
 from ..live.smaps import parse_smaps_blocks
-from .harness import Bench, MissingError, Sample, Workload
+from .harness import Bench, MissingError, Sample, Workload, share
 
 _POPULATED = """
 import mmap, sys
@@ -100,19 +100,19 @@ def _run(words: list[str], stdout: int) -> str:
 
 
 def _populated(scale: int) -> Bench:
-    child = _Child(_POPULATED.format(size=(4 << 30) // scale))
+    child = _Child(_POPULATED.format(size=share(4 << 30, scale, 2 << 20)))
     read = "ours reads maps twice, smaps, pagemap, kpageflags, and kpagecount of pages not mapped exclusively"
     return _beside(child, _open(child), ["page-types", "-p", str(child.pid)], read)
 
 
 def _many(scale: int) -> Bench:
-    child = _Child(_MANY.format(count=60_000 // scale))
+    child = _Child(_MANY.format(count=share(60_000, scale, 20)))
     read = "ours reads the pages as well"
     return _beside(child, _open(child), ["pmap", "-XX", str(child.pid)], read)
 
 
 def _smaps(scale: int) -> Bench:
-    child = _Child(_MANY.format(count=60_000 // scale))
+    child = _Child(_MANY.format(count=share(60_000, scale, 20)))
     proc = ProcFs("/proc", child.pid)
 
     def ours() -> float:
@@ -127,7 +127,7 @@ def _smaps(scale: int) -> Bench:
 
 def _count(scale: int) -> Bench:
     """Not seconds but numbers: VMAs and pages found, beside those that are there."""
-    count = 60_000 // scale
+    count = share(60_000, scale, 20)
     child = _Child(_MANY.format(count=count))
     with open(f"/proc/{child.pid}/maps", encoding="utf-8", errors="replace") as file:
         there = sum("[vsyscall]" not in line for line in file)

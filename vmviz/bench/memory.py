@@ -18,7 +18,7 @@ from ..kernel.mm.memory.pfn import remap_pfn_range
 from ..kernel.mm.mm_types import Mm, VmOperations
 from ..kernel.mm.vma import Vma
 from ..kernel.trace.journal import Position
-from .harness import Bench, MissingError, Sample, Workload
+from .harness import Bench, MissingError, Sample, Workload, share
 from .kernel import (
     FAILED,
     MADV_DONTNEED,
@@ -92,7 +92,7 @@ def journaled(m: Machine, call: Callable[..., object], *args: object, undo: bool
 
 
 def _zap_big(scale: int, *, journal: bool = True, undo: bool = False) -> Bench:
-    pages = (256 * MIB >> 12) // scale
+    pages = share(256 * MIB, scale, 16 * PAGE) >> 12
     m, at = device_machine(pages)
     size = pages << 12
     m.zap_vma_ptes(m.vma(at), at, size)
@@ -180,7 +180,7 @@ def _with_area(
 
 
 def _dontneed(scale: int) -> Bench:
-    size = GIB // scale
+    size = share(GIB, scale, 2 * MIB)
     m, at = anonymous(size)
 
     def yard(kernel: Kernel, area: int) -> float:
@@ -191,7 +191,7 @@ def _dontneed(scale: int) -> Bench:
 
 
 def _populate_read(scale: int) -> Bench:
-    size = GIB // scale
+    size = share(GIB, scale, 2 * MIB)
     m = Machine(ram=size + 64 * MIB, vdso=False)
     at = m.mmap(B, size, "rw", "private")
     m.seal()
@@ -204,7 +204,7 @@ def _populate_read(scale: int) -> Bench:
 
 
 def _mprotect(scale: int) -> Bench:
-    size = GIB // scale
+    size = share(GIB, scale, 2 * MIB)
     m, at = anonymous(size)
 
     def yard(kernel: Kernel, area: int) -> float:
@@ -216,13 +216,13 @@ def _mprotect(scale: int) -> Bench:
 
 
 def _fork(scale: int) -> Bench:
-    size = GIB // scale
+    size = share(GIB, scale, 2 * MIB)
     m, _ = anonymous(size)
     return _with_area(journaled(m, m.fork), size, lambda kernel, _: kernel.fork(), apart=True)
 
 
 def _mremap(scale: int) -> Bench:
-    size = GIB // scale
+    size = share(GIB, scale, 2 * MIB)
     m, at = anonymous(size)
     there = at + 4 * GIB + 2 * MIB  # not aligned like the old place but for whole PMDs
     ours = journaled(m, m.mremap, at, size, size, F.MREMAP_MAYMOVE | F.MREMAP_FIXED, there)
@@ -245,7 +245,7 @@ def _mremap(scale: int) -> Bench:
 
 
 def _faults(journal: bool, scale: int) -> Bench:
-    n = 65_536 // scale
+    n = share(65_536, scale, 16)
     m = Machine(ram=(n << 12) + 64 * MIB, vdso=False)
     at = m.mmap(B, n << 12, "rw", "private")
     m.seal()
@@ -309,7 +309,7 @@ def _pairs(m: Machine, base: int, count: int, n: int) -> Sample:
 
 
 def _storm_list(scale: int) -> Bench:
-    count, n = 65_530 // scale, 50
+    count, n = max(64, 65_530 // scale), 50
     m, base = many_vmas(count)
     ours = _pairs(m, base, count, 10 * n)
     try:
@@ -339,7 +339,7 @@ _ANON = MAP_PRIVATE | MAP_ANONYMOUS
 
 
 def _storm_kernel(scale: int) -> Bench:
-    count, n = 60_000 // scale, 500
+    count, n = max(64, 60_000 // scale), 500
     m, low = many_vmas(count)
     ours = _pairs(m, low, count, n)
     dice = random.Random(1)

@@ -15,15 +15,15 @@ from ..kernel.mm import flags as F
 from ..kernel.mm.page_alloc import ANON, FREE
 from ..kernel.mm.pgtable import TableArena
 from ..script.runner import Runner
-from .harness import Bench, Workload
+from .harness import Bench, Workload, share
 from .memory import PAGE, B, anonymous, timed
 
 MANY = 1_000_000
 
 
 def _walks(scale: int) -> Bench:
-    n = MANY // scale
-    size = max(1 << 22, (1 << 30) // scale)
+    n = share(MANY, scale, 100)
+    size = share(1 << 30, scale, 1 << 22)
     m, at = anonymous(size)
     dice = np.random.default_rng(1)
     addresses = (at + dice.integers(0, size, n)).astype(np.uint64)
@@ -67,7 +67,7 @@ def table_bytes(arena: TableArena) -> int:
 
 def _memory(scale: int) -> Bench:
     """Not seconds but bytes per mapped PTE, beside the 8 of the entry itself."""
-    size = (1 << 30) // scale
+    size = share(1 << 30, scale, 2 << 20)
     m = Machine(ram=size + (64 << 20), vdso=False)
     at = m.mmap(B, size, "rw", "private")
     m.madvise(at, size, F.MADV_POPULATE_WRITE)
@@ -81,7 +81,7 @@ def _memory(scale: int) -> Bench:
 
 def _frame_map(scale: int) -> Bench:
     """An operation on 4,096 frames and what the map reads of it, beside counting all frames anew."""
-    frames = (1 << 24) // scale
+    frames = share(1 << 24, scale, 1 << 14)
     m = Machine(ram=frames << 12, vdso=False)
     states = m.frames.states
     where = slice(frames // 2, frames // 2 + 4096)

@@ -34,7 +34,7 @@ class Running:
     """The app on a snapshot, and the bare app, both on terminals of their own and at rest."""
 
     def __init__(self, vmas: int, top_pfn: int = 0, *, alone: bool = False, warm: int = 12) -> None:
-        """``alone``: without the bare app; ``warm``: keys that go before.  Raises `MissingError` without terminals."""
+        """``alone``: without the bare app; ``warm``: keys down before.  Raises `MissingError` without terminals."""
         self.warm = warm
         self.snapshot = SnapshotFile(vmas, top_pfn)
         self.terminals: list[Terminal] = []
@@ -73,10 +73,7 @@ def _key(scale: int) -> Bench:
 
 
 def _scroll(scale: int) -> Bench:
-    both = Running(max(200, VMAS // scale), warm=12 if scale == 1 else 1)
-    for terminal in both.terminals:
-        for _ in range(40 if scale == 1 else 1):
-            terminal.key(DOWN)
+    both = Running(max(200, VMAS // scale), warm=52 if scale == 1 else 2)
     note = "down at the lower edge of the page, where every line of a pane changes"
     return Bench(keys(both.ours, DOWN), keys(both.bare, DOWN), note=note, close=both.close)
 

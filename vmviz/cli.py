@@ -88,8 +88,12 @@ def _app(ctx: click.Context, session: Any, **more: Any) -> None:
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
         die("the app needs a terminal; `vmviz run FILE` runs a script without one")
     from .tui.app import run_app
+    from .tui.themes import ThemeError
 
-    run_app(session, theme=ctx.obj["theme"], ascii_glyphs=ctx.obj["ascii"], **more)
+    try:
+        run_app(session, theme=ctx.obj["theme"], ascii_glyphs=ctx.obj["ascii"], **more)
+    except ThemeError as error:
+        die(str(error))
 
 
 @main.command()

@@ -10,7 +10,9 @@ from rich.color import Color
 from rich.style import Style
 from textual.app import App
 
-from vmviz.tui import styles, themes
+from vmviz.session import Session
+from vmviz.tui import styles, themed, themes
+from vmviz.tui.app import VmvizApp
 from vmviz.tui.styles import StyleBook, StyleError, book, book_for, forget_books
 from vmviz.tui.themes import ROWS, Theme, ThemeError, available_themes, load_theme, read_theme, to_textual
 from vmviz.views.cells import ROLES
@@ -322,3 +324,31 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_the_default_themes_of_the_program_exist() -> None:
     assert {themes.DEFAULT_THEME, themes.LIGHT_THEME, themes.MONO_THEME} <= set(available_themes())
     assert isinstance(styles.book().theme, Theme)
+
+
+async def test_the_app_reads_the_theme_of_its_first_frame_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def load(name: str) -> Theme:
+        read.append(name)
+        return load_theme(name)
+
+    monkeypatch.setattr(themed, "load_theme", load)
+    app = VmvizApp(Session(), theme="vmviz-light")
+    parsed: list[object] = []
+    monkeypatch.setattr(app, "refresh_css", lambda **how: parsed.append(how))
+    async with app.run_test() as pilot:
+        await pilot.pause()
+        assert (app.theme, app.current_theme.dark, app.has_class("-light-mode")) == (
+            "vmviz-light",
+            False,
+            True,
+        )
+        assert (read, parsed) == (["vmviz-light"], [])
+        assert set(BUILTIN) < set(app.available_themes)
+        assert sorted(read[1:]) == sorted(BUILTIN)
+
+
+def test_an_unknown_theme_is_told_before_the_app_opens() -> None:
+    with pytest.raises(ThemeError, match="did you mean 'vmviz-dark'"):
+        VmvizApp(Session(), theme="vmviz-drak")

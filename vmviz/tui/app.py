@@ -38,7 +38,7 @@ from .panes.tree import TreePane
 from .panes.vmas import VmaPane
 from .screens.base import Overlay
 from .strips import KeyBar, LineStrip, WhyPane
-from .themes import DEFAULT_THEME, MONO_THEME, available_themes, load_theme, to_textual
+from .themes import available_themes
 
 FRAME = 1 / 30
 NOTHING_TO_COME = "the story is at its end: u goes back, : takes statements of your own"
@@ -68,11 +68,10 @@ class VmvizApp(Asking):
     ) -> None:
         # With NO_COLOR, Textual would turn the terminal's own colours into black on black unless told to leave
         # them alone; so told, it only takes colours away and keeps weight, underline and reverse.
-        super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
+        super().__init__(theme=theme, ansi_color=True if "NO_COLOR" in os.environ else None)
         self._frame = frame
         self.traces = tuple(traces)
         self.director = Director(session)
-        self._wanted_theme = theme or os.environ.get("VMVIZ_THEME") or DEFAULT_THEME
         if ascii_glyphs is None:
             ascii_glyphs = ascii_wanted(
                 os.environ, sys.stdout.encoding or "utf-8", os.environ.get("TERM", "")
@@ -101,10 +100,7 @@ class VmvizApp(Asking):
             yield KeyBar(id="keys")
 
     def on_mount(self) -> None:
-        """Themes, the layout, the first scene."""
-        for name in available_themes():
-            self.register_theme(to_textual(load_theme(name)))
-        self.theme = MONO_THEME if self.no_color else load_theme(self._wanted_theme).name
+        """The focus, the first scene."""
         self.query_one(VmaPane).focus()
         self.show()
         if self.traces:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from textual import events
-from textual.app import App
 
 from .layout import SceneContainer, SceneLayout
 from .strips import KeyBar
+from .themed import Themed
 
 
-class Saying(App[None]):
+class Saying(Themed):
     """The part of the app that shows notices and places the main screen's widgets again."""
 
     def __init__(self, **how: Any) -> None:

@@ -27,9 +27,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import fields
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,10 +63,6 @@ _OWN_FIELDS: Final = {"name", "dark", "variables"}
 _TEXTUAL_KEYS: Final = tuple(f.name for f in fields(TextualTheme) if f.name not in _OWN_FIELDS)
 _ATTRIBUTES: Final = ("bold", "dim", "italic", "underline", "reverse", "strike")
 _ATTRIBUTE_LIST: Final = ", ".join(_ATTRIBUTES)
-_VARIABLES: Final = {
-    *TextualTheme("any", primary="#000000").to_color_system().generate(),
-    *(variable for theme in BUILTIN_THEMES.values() for variable in theme.variables),
-}
 _ANSI_VARIABLES: Final = {"ansi-background": "ansi_default", "ansi-foreground": "ansi_default"}
 _PLAIN_COLOR = re.compile(r"#[0-9a-fA-F]{6}\Z")
 _ANSI_COLOR = re.compile(r"ansi_[a-z_]+\Z")
@@ -81,6 +78,13 @@ class ThemeError(VmvizError):
         self.key = key
         self.what = what
         self.nearest = nearest
+
+
+@cache
+def _variables() -> Set[str]:
+    """The variables that Textual's style sheets know."""
+    generated = TextualTheme("any", primary="#000000").to_color_system().generate()
+    return {*generated, *(variable for theme in BUILTIN_THEMES.values() for variable in theme.variables)}
 
 
 def _nearest(word: str, words: Collection[str]) -> str:
@@ -345,8 +349,8 @@ def _textual(reader: _Reader, table: Mapping[str, Any]) -> tuple[dict[str, Any],
         where = f"textual.variables.{key}"
         text = reader.text(value, where)
         text = variables[key] = reader.palette.get(text, text)
-        if key not in _VARIABLES:
-            raise reader.fail(where, "Textual has no such variable", _nearest(key, _VARIABLES))
+        if key not in _variables():
+            raise reader.fail(where, "Textual has no such variable", _nearest(key, _variables()))
         if not key.endswith("-style"):
             # Textual would find out while it parses its style sheets, and end the app.
             try:

@@ -399,6 +399,8 @@ def test_range_column_counts_like_a_column(steps: list[tuple[int, int, int, str]
             else:
                 column.add(low, delta)
         assert [noted.get(i) for i in range(20)] == plain.array.tolist()
+        if kind == "p":
+            assert noted.flat.tolist() == plain.flat.tolist()
     assert noted.serial() == plain.serial()
     assert noted.array.tolist() == plain.array.tolist()
 

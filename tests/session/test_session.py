@@ -202,6 +202,15 @@ class TestRunning:
             with pytest.raises(InsideStatement, match="inside a statement"):
                 call()
 
+    def test_what_is_packed_stays_so_until_somebody_looks(self) -> None:
+        s = Session()
+        s.run(STATEMENTS[0])
+        s.run("store(a)")
+        kept = len(s.machine.journal._packed)
+        s.run("store(a + 4K)")
+        s.run("store(a + 8K)")
+        assert len(s.machine.journal._packed) == kept + 2
+
     def test_a_new_statement_in_the_past_drops_the_future_and_its_names(self) -> None:
         s = session()
         s.run("x = 5")

@@ -278,7 +278,11 @@ class Session:
         return outcome
 
     def _future_to_keep(self) -> tuple[list[Done], list[Record], Machine]:
-        return self.done[self.index :], self.machine.journal.records[self.position[0] :], self.machine
+        journal = self.machine.journal
+        records = (
+            [] if journal.at is None else journal.records[journal.at[0] :]
+        )  # else nothing is taken apart
+        return self.done[self.index :], records, self.machine
 
     def _bring_back(self, future: list[Done], records: list[Record], machine: Machine) -> None:
         if not future:

@@ -216,11 +216,11 @@ class Column:
 
 class RangeColumn(Column):
     """A column of counts that whole ranges add to: such an addition is noted at once and spread over the cells only
-    when somebody looks at many of them.
+    when somebody looks at the cells themselves, by ``array`` or ``flat``.
 
     >>> c = RangeColumn("maps", 1 << 20, np.int32)
-    >>> c.add_many(slice(0, 1 << 20), 1); c.add(5, 1); c.get(5), c.get(6), c.array[4:7].tolist()
-    (2, 1, [1, 2, 1])
+    >>> c.add_many(slice(0, 1 << 20), 1); c.add(5, 1); c.get(5), c.get(6), c.flat[5], c.array[4:7].tolist()
+    (2, 1, 2, [1, 2, 1])
     """
 
     _SPREAD = 32  # additions that are kept; the next one spreads them
@@ -242,9 +242,19 @@ class RangeColumn(Column):
     def array(self, array: NDArray[Any]) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._array = array
 
+    @property
+    def flat(self) -> memoryview[Any]:
+        """All cells one by one, with what was noted."""
+        _ = self.array
+        return self._flat
+
+    @flat.setter
+    def flat(self, flat: memoryview[Any]) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._flat = flat
+
     def get(self, key: int, /) -> int:
         """The cell at index ``key``."""
-        count = int(self.flat[key])
+        count = int(self._flat[key])
         for start, stop, delta in self._noted:
             if start <= key < stop:
                 count += delta
@@ -252,18 +262,18 @@ class RangeColumn(Column):
 
     def put(self, key: int, value: int, /) -> None:
         """Set one cell."""
-        self.flat[key] += value - self.get(key)
+        self._flat[key] += value - self.get(key)
 
     def add(self, key: int, delta: int) -> None:
         """Add to one cell."""
-        self.flat[key] += delta
+        self._flat[key] += delta
 
     def add_few(self, key: int, n: int, delta: int) -> None:
         """Add to ``n`` neighbouring cells."""
         if n > self._FEW:
             self.add_many(slice(key, key + n), delta)
             return
-        flat = self.flat
+        flat = self._flat
         for i in range(key, key + n):
             flat[i] += delta
 

@@ -19,7 +19,7 @@ _RECORD: Shape = {
 }  # fmt: skip
 _VMA: Shape = {"s": str, "e": str, "kB": dict}
 _ENTRY: Shape = {"lv": str, "leaf": int, "va": str, "n": int}
-_OPTIONAL: Shape = {"fl": str, "val": str, "idx": int, "pfns": list}
+_OPTIONAL: Shape = {"fl": str, "val": str, "idx": int, "pfns": list, "av": int}
 """What the comparison computes with; any other field is only held against ours, whatever it is."""
 _LEVELS = ("pgd", "p4d", "pud", "pmd", "pte")
 _NAMES = {int: "number", str: "text", list: "list", dict: "object"}
@@ -133,16 +133,20 @@ def _check(record: dict[str, Any], where: str) -> None:
     _fields(record, _RECORD, where)
     for vma in record["vmas"]:
         _fields(vma, _VMA, f"{where}, a VMA")
+        _optional(vma, f"{where}, a VMA")
+        _fields(vma["kB"], dict.fromkeys(vma["kB"], int), f"{where}, the kB of a VMA")
         _hex(vma["s"], f"{where}, a VMA")
     for entry in record["pt"]:
         _fields(entry, _ENTRY, f"{where}, an entry")
-        _fields(
-            entry, {name: kind for name, kind in _OPTIONAL.items() if name in entry}, f"{where}, an entry"
-        )
+        _optional(entry, f"{where}, an entry")
         if entry["lv"] not in _LEVELS or entry["leaf"] not in (0, 1) or entry["n"] < 1:
             told = f"lv {entry['lv']!r}, leaf {entry['leaf']}, n {entry['n']}"
             raise TraceError(f"{where}: there are no entries of {told}")
-        for text in [entry["va"], *(entry[name] for name in ("fl",) if name in entry)]:
+        for text in [
+            entry["va"],
+            *(entry[name] for name in ("fl",) if name in entry),
+            *entry.get("pfns", ()),
+        ]:
             _hex(text, f"{where}, an entry")
     for name in ("brk", "start_brk"):
         if name in record["mm"]:
@@ -157,6 +161,10 @@ def _fields(value: Any, shape: Shape, where: str) -> None:
             raise TraceError(f"{where}: {name!r} is missing")
         if not isinstance(value[name], kind):
             raise TraceError(f"{where}: {name!r} is no {_NAMES[kind]}")
+
+
+def _optional(value: dict[str, Any], where: str) -> None:
+    _fields(value, {name: kind for name, kind in _OPTIONAL.items() if name in value}, where)
 
 
 def _hex(value: Any, where: str) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vmviz.kernel import Config, Machine, VmvizError
 from vmviz.kernel.trace.bulk import Bulk
+from vmviz.kernel.verify import verify
 from vmviz.script import ScriptError
 from vmviz.script.runner import Runner
 from vmviz.session import InsideStatement, Session, live_session, script_session, story_session
@@ -247,6 +248,21 @@ class TestRunning:
         assert (s.machine.digest(), s.index, len(s.future)) == (here, 2, 1)
         s.redo()
         assert (s.machine.digest(), s.index, s.future) == (end, 3, [])
+
+    def test_a_wrong_statement_that_forks_keeps_the_processes_of_the_future(self) -> None:
+        s = Session()
+        s.run(STATEMENTS[0])
+        s.run("store(a, 8K)")
+        s.run("fork()")
+        s.run("[pid 2] store(a)")
+        end = s.machine.digest()
+        s.undo()
+        s.undo()
+        with pytest.raises(ScriptError):
+            s.run("zap_vma_ptes(fork(), 1, 2)")
+        s.redo()
+        s.redo()
+        assert (s.machine.digest(), verify(s.machine)) == (end, [])
 
     def test_boot_is_taken_back_with_what_follows(self) -> None:
         s = Session()

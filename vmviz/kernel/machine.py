@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -27,7 +28,7 @@ from .mm.pgtable import TableArena
 from .mm.swapfile import SWAP_PAGES, SwapArea
 from .processes import Processes, Task
 from .syscalls import Syscalls
-from .trace.journal import Journal, Position
+from .trace.journal import Journal, Position, Record
 from .trace.store import Keyed, Store
 from .value import Value
 from .versions import kernel_version
@@ -132,6 +133,19 @@ class Machine(Processes, Syscalls):
     def seal(self) -> None:
         """What happened up to now is the base: it cannot be taken back."""
         self.journal.clear()
+
+    def known_mms(self) -> tuple[Mm, ...]:
+        """The address spaces of all processes of the journal, those to come and those that have ended too."""
+        return tuple(self._mms.values())
+
+    def resume(self, records: list[Record], mms: Iterable[Mm]) -> None:
+        """`Journal.resume`, with the address spaces that the records write to: another future may have made others
+        of the same ids in the meantime.
+        """
+        for mm in mms:
+            self._mms[mm.id] = mm
+            mm.register()
+        self.journal.resume(records)
 
     # -- looking
 

@@ -16,6 +16,7 @@ from ..kernel.mm.vma import Vma
 
 if TYPE_CHECKING:
     from ..kernel.machine import Machine
+    from ..kernel.mm.mm_types import Mm
     from ..kernel.trace.journal import Position, Record
     from ..script.nodes import Script, Statement
     from ..script.outcome import Outcome
@@ -59,6 +60,16 @@ class Done:
     def end(self) -> Position:
         """The position after the statement."""
         return self.outcome.end
+
+
+@attrs.frozen
+class _Future:
+    """What lies after the position, in case a statement that is about to drop it makes no sense."""
+
+    done: list[Done]
+    records: list[Record]
+    machine: Machine
+    mms: tuple[Mm, ...]
 
 
 class Session:
@@ -270,27 +281,26 @@ class Session:
         try:
             outcome = self.runner.run(statement, source, filename)
         except BaseException:
-            self._bring_back(*kept)  # a statement that makes no sense has not happened: the future stays
+            self._bring_back(kept)  # a statement that makes no sense has not happened: the future stays
             raise
         self.pending[:0] = dropped
         self.done.append(Done(statement, outcome, names, dict(self.runner.names), story))
         self.index = len(self.done)
         return outcome
 
-    def _future_to_keep(self) -> tuple[list[Done], list[Record], Machine]:
-        journal = self.machine.journal
-        records = (
-            [] if journal.at is None else journal.records[journal.at[0] :]
-        )  # else nothing is taken apart
-        return self.done[self.index :], records, self.machine
+    def _future_to_keep(self) -> _Future:
+        machine = self.machine
+        at = machine.journal.at  # None: at the end, where no records need be looked at
+        records = [] if at is None else machine.journal.records[at[0] :]
+        return _Future(self.done[self.index :], records, machine, machine.known_mms())
 
-    def _bring_back(self, future: list[Done], records: list[Record], machine: Machine) -> None:
-        if not future:
+    def _bring_back(self, future: _Future) -> None:
+        if not future.done:
             return
-        if self.machine is not machine:
-            self.runner.reboot(machine)
-        machine.journal.resume(records)
-        self.done += future
+        if self.machine is not future.machine:
+            self.runner.reboot(future.machine)
+        future.machine.resume(future.records, future.mms)
+        self.done += future.done
         self.runner.count = len(self.done)
 
     def drop_future(self) -> list[Pending]:

@@ -163,15 +163,18 @@ class Mm:
     def __init__(self, system: System, mm_id: int) -> None:
         self.id = mm_id
         self.sys = system
-        j = system.journal
         self.vmas = VmaSet(f"mm{mm_id}.vmas")
         self.counters = Counters(f"mm{mm_id}.counters", COUNTER_NAMES)
         self.fields = Keyed(f"mm{mm_id}.fields")
         self.unknown = Keyed(f"mm{mm_id}.unknown")  # start -> end of ranges whose entries cannot be observed
-        for store in (self.vmas, self.counters, self.fields, self.unknown):
-            j.register(store)
+        self.register()
         self.pgd = system.arena.alloc_table(0)
         self.task_size = system.mode.task_size
+
+    def register(self) -> None:
+        """Make its stores part of the digest."""
+        for store in (self.vmas, self.counters, self.fields, self.unknown):
+            self.sys.journal.register(store)
 
     @property
     def rss(self) -> int:

@@ -144,7 +144,7 @@ def sort_pages(image: ProcessImage) -> SortedPages:
     else:
         zero, raw = _infer_zero(image, vma, present, warnings), none
     counted = present & ~zero & ~raw
-    number, hidden = _number(image, counted, zero, raw, warnings)
+    number, hidden = _number(image, counted, zero, warnings)
     rows = np.flatnonzero(counted)
     frames, first, of_row, seen = np.unique(
         number[rows], return_index=True, return_inverse=True, return_counts=True
@@ -202,9 +202,7 @@ def _infer_zero(image: ProcessImage, vma: Ints, present: Mask, warnings: list[st
     return zero
 
 
-def _number(
-    image: ProcessImage, counted: Mask, zero: Mask, raw: Mask, warnings: list[str]
-) -> tuple[Ints, bool]:
+def _number(image: ProcessImage, counted: Mask, zero: Mask, warnings: list[str]) -> tuple[Ints, bool]:
     """The frame number of each row: the real one, or our own where it is hidden or cannot be kept."""
     number = image.pages.pfn.astype(np.int64)
     if image.pfns_visible:

@@ -54,10 +54,10 @@ def populate_vma_page_range(mm: Mm, vma: Vma, start: int, end: int) -> str:
         return ""
     if not vma.vm_flags & VM_ACCESS_FLAGS or vma.vm_flags & (VM_IO | VM_PFNMAP):
         return "EFAULT"
-    return faultin_page_range(mm, vma, start, end, vma.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE)
+    return faultin_page_range(mm, start, end, vma.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE)
 
 
-def faultin_page_range(mm: Mm, vma: Vma, start: int, end: int, write: bool) -> str:
+def faultin_page_range(mm: Mm, start: int, end: int, write: bool) -> str:
     """Fault in what is missing of a range of one VMA, for reading or for writing, and use each page; returns
     an errno or "" (`faultin_vma_page_range`).
     """

@@ -237,7 +237,7 @@ def madvise_populate(mm: Mm, vma: Vma, start: int, end: int, advice: int) -> Non
         raise _refuse("the pages of a device mapping cannot be had (VM_IO, VM_PFNMAP)")
     if not vma.vm_flags & (VM_WRITE if write else VM_READ):
         raise _refuse(f"the mapping is {vma.perms}")
-    error = faultin_page_range(mm, vma, start, end, write)
+    error = faultin_page_range(mm, start, end, write)
     if error:
         raise _refuse("a page of the range could not be faulted in", error)
 
@@ -257,7 +257,7 @@ def madvise_cold_or_pageout(mm: Mm, vma: Vma, start: int, end: int, advice: int)
         keep = advice == MADV_PAGEOUT and mm.sys.version.pageout_keeps_accessed
         _deactivate(mm, slot + where, entries, _at(where, address), gather, keep=keep)
         if advice == MADV_PAGEOUT:
-            reclaim_pages(mm, vma, slot, where, address, gather)
+            reclaim_pages(mm, slot, where, address, gather)
     gather.finish()
 
 

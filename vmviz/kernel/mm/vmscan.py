@@ -23,12 +23,9 @@ from .mm_types import Mm
 from .mmu_gather import MmuGather, free_lanes
 from .page_flags import PG_ANON, PG_DIRTY, PG_EXCLUSIVE, PG_SWAPBACKED, PG_SWAPCACHE, PG_UNEVICTABLE
 from .swapfile import delete_from_swap_cache, swap_out_shmem
-from .vma import Vma
 
 
-def reclaim_pages(
-    mm: Mm, vma: Vma, slot: int, where: NDArray[np.int64], address: int, gather: MmuGather
-) -> None:
+def reclaim_pages(mm: Mm, slot: int, where: NDArray[np.int64], address: int, gather: MmuGather) -> None:
     """Reclaim the pages behind the entries ``slot + where`` of one page table (mm/vmscan.c).
 
     Anonymous pages go to swap, lazyfree ones that were not written again are dropped, clean pages of regular

@@ -276,11 +276,3 @@ class Bulk:
         if self.addresses is not None:
             return int(self.addresses[step])
         return self.address + step * self.stride
-
-    def step_of(self, address: int) -> int:
-        """The first step at or above ``address``; ``n`` when there is none."""
-        if self.addresses is not None:
-            every = self.addresses
-            numbers = every.part(0, self.n) if isinstance(every, Lines) else every
-            return int(np.searchsorted(numbers, np.uint64(address)))
-        return min(self.n, max(0, -((self.address - address) // self.stride)))

@@ -64,6 +64,19 @@ def test_a_missing_yardstick_is_said_and_judges_nothing() -> None:
     assert measure(Workload("w", 1, "", "", 1, refuse)).note == "no Linux here"
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [(OSError(28, "No space left on device"), "No space left"), (MemoryError(), "not enough memory")],
+)
+def test_what_the_machine_is_too_small_for_ends_only_its_own_row(error: Exception, why: str) -> None:
+    def fail(_scale: int) -> Bench:
+        raise error
+
+    figure = measure(Workload("w", 1, "", "", 1, fail))
+    assert (figure.ratio, figure.met) == (None, None)
+    assert why in figure.note
+
+
 def test_what_is_exact_is_so_each_time() -> None:
     def counts(values: list[float]) -> Workload:
         given = iter(values)

@@ -110,6 +110,9 @@ def measure(workload: Workload, scale: int = 1, repetitions: int = REPETITIONS) 
         curve = tuple(bench.curve()) if bench.curve is not None else ()
     except MissingError as error:
         return _unjudged(workload, str(error))
+    except (MemoryError, OSError) as error:  # too little memory, room on the disk, or processes
+        why = getattr(error, "strerror", None) or "there is not enough memory for it"
+        return _unjudged(workload, f"it cannot be run here: {why}")
     finally:
         if bench is not None:
             bench.close()

@@ -279,7 +279,7 @@ def _leaf(machine: Machine, oracle: Oracle, va: int, entry: int) -> dict[str, An
 
     Two classes that a record may have are never ours, and differ where a recording has them: ``nostruct`` (a frame
     that has no struct page and is not the device's) and ``nonpresent`` (an entry that is neither present nor of swap).
-    No recording does: what could bring such an entry about, as MADV_HWPOISON, is not simulated.
+    No recording does: no operation that is simulated brings such an entry about.
     """
     huge = machine.sys.arena.huge_slot(machine.mm.pgd, va) >= 0
     out: dict[str, Any] = {"lv": "pmd" if huge else "pte", "pm": hex(pagemap_entry(machine.mm, va) >> 55)}

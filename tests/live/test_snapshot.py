@@ -24,7 +24,7 @@ from vmviz.live import (
     read_snapshot,
     write_snapshot,
 )
-from vmviz.live.snapshot import MAGIC, decode, encode
+from vmviz.live.snapshot import MAGIC, decode, encode, inflate
 
 KB = {"Size": 16, "Rss": 8}
 VMAS = (
@@ -244,6 +244,20 @@ def test_a_bomb_is_refused_before_it_unpacks():
     last.update(stored=len(bomb), crc32=zlib.crc32(bomb))
     with pytest.raises(SnapshotError, match="does not unpack to its 3 rows"):
         decode(join(header, blobs))
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 16) - 1, 1 << 16, (1 << 16) + 1, 300_000])
+@pytest.mark.parametrize("level", [0, 1, 9])
+def test_inflate_fills_its_room_exactly(size, level):
+    text = np.random.default_rng(size).integers(0, 4, size, np.uint8).tobytes()
+    packed, room = zlib.compress(text, level), bytearray(size)
+    assert inflate(memoryview(packed), memoryview(room))
+    assert room == text
+    assert not inflate(memoryview(packed), memoryview(bytearray(size + 1)))
+    assert not inflate(memoryview(packed[:-1]), memoryview(room))
+    assert not inflate(memoryview(packed + b"x"), memoryview(room))
+    if size:
+        assert not inflate(memoryview(packed), memoryview(bytearray(size - 1)))
 
 
 def test_every_truncation_is_an_error():

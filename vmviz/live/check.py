@@ -14,8 +14,8 @@ from vmviz.live.image import (
     ProcessImage,
     TextColumn,
     VmaTable,
+    inside_mask,
 )
-from vmviz.live.pagemap import inside_mask
 
 ADDRESS_LIMIT = 1 << 57  # one past the largest user address of any supported mode, rounded up
 _PERMS = re.compile(r"[r-][w-][x-][ps]")

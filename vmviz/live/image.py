@@ -310,3 +310,18 @@ class ProcessImage:
     def pages_of(self, vma: VmaRecord) -> slice:
         """Return the rows of ``pages`` that lie in ``vma``."""
         return self.pages.rows(vma.start, vma.end, self.page_size)
+
+
+def inside_mask(vpn: U64, vmas: VmaTable, page_size: int) -> NDArray[np.bool_]:
+    """Return which pages lie inside a VMA that is not VM_PFNMAP."""
+    if not len(vmas):
+        return np.zeros(len(vpn), dtype=bool)
+    size = np.uint64(page_size)
+    # Few VMAs meet many sorted pages: find each border among the pages instead of each page among the VMAs.
+    low, high = np.searchsorted(vpn, vmas.start // size), np.searchsorted(vpn, vmas.end // size)
+    plain = (vmas.vm_flags & np.uint64(VM_PFNMAP)) == 0
+    steps = np.zeros(len(vpn) + 1, dtype=np.int64)
+    np.add.at(steps, low[plain], 1)
+    np.add.at(steps, high[plain], -1)
+    mask: NDArray[np.bool_] = np.cumsum(steps[:-1]) > 0
+    return mask

@@ -68,7 +68,6 @@ from vmviz.live.pour import (
     visible_unknown,
 )
 from vmviz.live.pour_vmas import plain_text, pour_vmas
-from vmviz.live.process import read_process
 from vmviz.live.snapshot import read_snapshot
 from vmviz.live.vm_ops import IMPORTED_OPS, unknown_operations
 
@@ -234,6 +233,8 @@ def open_base(target: str, config: Config | None = None) -> tuple[ImportedMachin
 'self', or the path of a snapshot
     """
     if target == "self" or (target.isascii() and target.isdigit()):
+        from vmviz.live.process import read_process
+
         try:
             image = read_process(target)
         except LiveError as error:

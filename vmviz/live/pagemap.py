@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from vmviz.live.image import U64, VM_PFNMAP, VmaTable
+from vmviz.live.image import U64, VM_PFNMAP, VmaTable, inside_mask
 from vmviz.live.procfs import GoneError, ProcFs
 
 CHUNK_PAGES = 1 << 18  # 2 MiB of pagemap, 1 GiB of address space with 4 KiB pages
@@ -126,21 +126,6 @@ def _all_inside(vpn: U64, vmas: VmaTable, page_size: int) -> bool:
         return False
     held = np.searchsorted(vpn, end) - np.searchsorted(vpn, start)
     return int(held.sum()) == len(vpn)
-
-
-def inside_mask(vpn: U64, vmas: VmaTable, page_size: int) -> NDArray[np.bool_]:
-    """Return which pages lie inside a VMA that is not VM_PFNMAP."""
-    if not len(vmas):
-        return np.zeros(len(vpn), dtype=bool)
-    size = np.uint64(page_size)
-    # Few VMAs meet many sorted pages: find each border among the pages instead of each page among the VMAs.
-    low, high = np.searchsorted(vpn, vmas.start // size), np.searchsorted(vpn, vmas.end // size)
-    plain = (vmas.vm_flags & np.uint64(VM_PFNMAP)) == 0
-    steps = np.zeros(len(vpn) + 1, dtype=np.int64)
-    np.add.at(steps, low[plain], 1)
-    np.add.at(steps, high[plain], -1)
-    mask: NDArray[np.bool_] = np.cumsum(steps[:-1]) > 0
-    return mask
 
 
 class _Reader:

@@ -35,6 +35,7 @@ MAX_COLUMNS = 256
 MAX_RAW = 1 << 30
 # A deflate stream cannot grow by more than this factor, so a claim above it is a lie.
 MAX_RATIO = 1032
+_PIECE = 1 << 16
 
 _VMA_COLUMNS = ("start", "end", "offset", "inode", "vm_flags")
 _TEXT_COLUMNS = ("perms", "dev", "path", "codes")
@@ -189,13 +190,13 @@ def _read_header(text: bytes, path: str, at: int) -> dict[str, Any]:
 def _read_columns(headers: list[ColumnHeader], data: bytes, base: int, path: str) -> dict[str, U64]:
     if len(headers) > MAX_COLUMNS:
         raise SnapshotError(path, base, f"{len(headers)} columns are above the limit of {MAX_COLUMNS}")
-    columns: dict[str, U64] = {}
+    names: set[str] = set()
     expected = total = 0
     for column in headers:
         at = base + expected
         name, raw = column.name, column.rows * 8
         total += raw
-        if name in columns:
+        if name in names:
             raise SnapshotError(path, at, f"column {name!r:.60} is there twice")
         if column.dtype != "<u8":
             raise SnapshotError(path, at, f"column {name!r:.60} has type {column.dtype!r:.20}, not '<u8'")
@@ -215,23 +216,63 @@ def _read_columns(headers: list[ColumnHeader], data: bytes, base: int, path: str
             raise SnapshotError(
                 path, at, f"column {name!r:.60} claims {column.rows} rows, more than can be there"
             )
-        blob = data[at : at + column.stored]
-        if zlib.crc32(blob) != column.crc32:
-            raise SnapshotError(path, at, f"column {name!r:.60} is damaged: its checksum differs")
-        stream = zlib.decompressobj()
-        try:
-            text = stream.decompress(blob, raw + 1)
-        except zlib.error as error:
-            raise SnapshotError(path, at, f"column {name!r:.60} cannot be unpacked: {error}") from error
-        if len(text) != raw or not stream.eof or stream.unused_data:
-            raise SnapshotError(path, at, f"column {name!r:.60} does not unpack to its {column.rows} rows")
-        columns[name] = np.frombuffer(text, dtype="<u8").astype(np.uint64, copy=False)
+        names.add(name)
         expected += column.stored
     if base + expected != len(data):
         raise SnapshotError(
             path, base + expected, f"{len(data) - base - expected} bytes follow the last column"
         )
+    return _unpacked(headers, memoryview(data)[base:], total, path, base)
+
+
+def _unpacked(
+    headers: list[ColumnHeader], data: memoryview, total: int, path: str, base: int
+) -> dict[str, U64]:
+    """The columns, all in one block of memory: first touches of pages cost more than unpacking."""
+    block = np.empty(total, np.uint8)
+    columns: dict[str, U64] = {}
+    begin = 0
+    for column in headers:
+        at, name, end = base + column.offset, column.name, begin + column.rows * 8
+        blob = data[column.offset : column.offset + column.stored]
+        if zlib.crc32(blob) != column.crc32:
+            raise SnapshotError(path, at, f"column {name!r:.60} is damaged: its checksum differs")
+        try:
+            whole = inflate(blob, block[begin:end].data)
+        except zlib.error as error:
+            raise SnapshotError(path, at, f"column {name!r:.60} cannot be unpacked: {error}") from error
+        if not whole:
+            raise SnapshotError(path, at, f"column {name!r:.60} does not unpack to its {column.rows} rows")
+        columns[name] = block[begin:end].view("<u8").astype(np.uint64, copy=False)
+        begin = end
     return columns
+
+
+def inflate(packed: memoryview, out: memoryview) -> bool:
+    """Unpack a zlib stream into ``out``; whether it was there wholly, and fills it.  Never takes more memory than that.
+
+    >>> room = bytearray(5)
+    >>> inflate(memoryview(zlib.compress(b"hello")), memoryview(room)), bytes(room)
+    (True, b'hello')
+    >>> inflate(memoryview(zlib.compress(b"hello!")), memoryview(room))
+    False
+    """
+    stream = zlib.decompressobj()
+    at = 0
+    for i in range(0, len(packed), _PIECE):
+        if stream.eof:
+            return False
+        rest: bytes | memoryview = packed[i : i + _PIECE]
+        while True:
+            piece = stream.decompress(rest, _PIECE)
+            end = at + len(piece)
+            if end > len(out):
+                return False
+            out[at:end] = piece
+            at, rest = end, stream.unconsumed_tail
+            if stream.eof or (not rest and len(piece) < _PIECE):
+                break
+    return at == len(out) and stream.eof and not stream.unused_data
 
 
 def _assemble(header: dict[str, Any], columns: dict[str, U64], path: str, at: int, base: int) -> ProcessImage:

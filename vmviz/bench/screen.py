@@ -147,8 +147,7 @@ def _repaint(scale: int, *, noise: bool) -> Bench:
     view = pane.view
     assert view is not None
     rows = [view.index_of(first) + i for i in range(pane.page_rows)]
-    pane.scroll_to(y=rows[0], animate=False)
-    run(asyncio.sleep(0.1))
+    run(_scrolled(pane, rows[0]))
     sizes: list[int] = []
 
     def ours() -> float:
@@ -204,6 +203,11 @@ def quickest(sample: Sample) -> Sample:
 async def _entered(running: Any) -> None:
     pilot = await running.__aenter__()
     await pilot.pause()
+
+
+async def _scrolled(pane: FramePane, row: int) -> None:
+    pane.scroll_to(y=row, animate=False)
+    await asyncio.sleep(0.1)
 
 
 async def _left(running: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -117,6 +118,11 @@ def filters() -> list[LineFilter]:
     return [ANSIToTruecolor(DEFAULT_TERMINAL_THEME), NoColor(), Monochrome(), DimFilter()]
 
 
+def on(ground: Color) -> Any:
+    """A widget with a background."""
+    return SimpleNamespace(background_colors=(ground, ground))
+
+
 @pytest.mark.parametrize("which", range(4))
 @pytest.mark.parametrize("theme", list(available_themes()))
 def test_it_is_filtered_as_any_strip(which: int, theme: str) -> None:
@@ -125,7 +131,7 @@ def test_it_is_filtered_as_any_strip(which: int, theme: str) -> None:
         pytest.skip("Textual's DimFilter knows no colours of the terminal's own")
     for line in LINES:
         strip = AnsiStrip(line, 13, book(theme).table("cursor.blur"), False, "│", book(theme).table())
-        (after,) = filtered([strip], by, ground)
+        (after,) = filtered([strip], by, on(ground))
         expected = plain(strip).apply_filter(by, ground)
         assert cells(after.render(console())) == cells(expected.render(console()))
         assert [s.text for s in after] == [s.text for s in expected]
@@ -134,7 +140,7 @@ def test_it_is_filtered_as_any_strip(which: int, theme: str) -> None:
 def test_textuals_own_filter_leaves_truecolor_alone_and_keeps_the_strip() -> None:
     strip = AnsiStrip(LINES[1], 13, StyleTable({"text": book().style("text"), **book().table()}))
     by = filters()[0]
-    (after,) = filtered([strip], by, Color.parse("#101418"))
+    (after,) = filtered([strip], by, on(Color.parse("#101418")))
     assert type(after) is AnsiStrip
 
 

@@ -11,8 +11,9 @@ from textual.strip import Strip
 
 from vmviz.tui.app import VmvizApp
 from vmviz.tui.linegrid import LineGrid
+from vmviz.tui.panes.frames import FramePane
 
-from .appkit import MIDDLE, SMALL, keys, opened, play_on, type_command
+from .appkit import MIDDLE, SMALL, keys, opened, play_on, screen, type_command
 
 SCRIPT = (
     "n comma comma left_square_bracket full_stop right_curly_bracket enter down shift+down escape n tab "
@@ -40,6 +41,9 @@ def check(app: VmvizApp, after: str) -> None:
     kept = shown(app)
     for widget in _widgets(app):
         widget._strips.clear()
+        if isinstance(widget, FramePane) and widget.view is not None:
+            widget.view.rows.cells.clear()
+            widget.view._kept.rows.clear()
     fresh = shown(app)
     for name, lines in kept.items():
         for y, line in enumerate(lines):
@@ -105,6 +109,20 @@ async def test_refresh_covers_each_line_that_differs(
                 differing = {y for y, line in enumerate(lines) if y >= len(old) or line != old[y]}
                 assert differing <= asked.get(pane, set()), (name, pane)
             before = after
+
+
+@pytest.mark.parametrize("size", [SMALL, MIDDLE])
+async def test_what_is_told_of_the_session_is_never_stale(size: tuple[int, int]) -> None:
+    async with opened(size) as (app, pilot):
+        for name in SCRIPT.split():
+            await keys(app, pilot, name)
+            if len(app.screen_stack) > 1:
+                await keys(app, pilot, "escape")
+            kept = screen(app)
+            app._told = ()
+            app.show()
+            await keys(app, pilot)
+            assert screen(app) == kept, name
 
 
 async def test_the_check_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:

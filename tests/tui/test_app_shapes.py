@@ -23,6 +23,7 @@ from vmviz.session.story import live_session
 from vmviz.tui.ansistrip import DirectLines
 from vmviz.tui.app import VmvizApp
 from vmviz.tui.linegrid import LineGrid
+from vmviz.tui.panes.log import LogPane
 from vmviz.tui.panes.tree import TreePane
 from vmviz.tui.panes.vmas import VmaPane
 from vmviz.views import frame_info
@@ -127,6 +128,22 @@ async def test_a_key_passes_two_queues_and_is_painted_without_a_message(
             await model.key(name)
             assert dispatched.count("Key") == 2  # the app and the pane
             assert dispatched.count("Update") == 0
+
+
+async def test_a_move_asks_only_the_panes_and_the_ruler_what_to_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(LARGE) as (app, pilot):
+        await keys(app, pilot, "n", "n")  # behind a statement there is something to tell
+
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise AssertionError("nothing is new of the session")
+
+        for name in ("why", "status_line", "arrange"):
+            monkeypatch.setattr(f"vmviz.tui.showing.{name}", refuse)
+        monkeypatch.setattr(LogPane, "show_log", refuse)
+        for name in ("down", "up", "tab", "down", "right", "left"):
+            await keys(app, pilot, name)
+        with pytest.raises(AssertionError, match="nothing is new"):
+            app.action_select()
 
 
 async def test_a_key_asks_widgets_for_the_lines_that_changed_alone(monkeypatch: pytest.MonkeyPatch) -> None:

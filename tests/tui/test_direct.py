@@ -127,7 +127,7 @@ async def test_a_box_before_the_panes_stays() -> None:
         await app.screen.mount(box)
         await keys(app, pilot, "down", "down")
         shown.check("moves beside a box")
-        places = compositor(app)._places()
+        places = compositor(app).places().lines
         assert [y for y, line in enumerate(places) if line is None] == [*range(8, 13), 38]
         app.query_one(FramePane).touch_all()
         await keys(app, pilot)
@@ -136,14 +136,14 @@ async def test_a_box_before_the_panes_stays() -> None:
         await box.remove()
         await keys(app, pilot, "down")
         shown.check("the box is gone")
-        assert compositor(app)._places()[8] is not None
+        assert compositor(app).places().lines[8] is not None
 
 
 async def test_an_input_field_is_painted_by_textual_and_the_rest_is_not() -> None:
     async with opened(LARGE) as (app, pilot):
         shown = Shown(app)
         line = app.query_one(CommandLine).region.y
-        places = compositor(app)._places()
+        places = compositor(app).places().lines
         assert [y for y, found in enumerate(places) if found is None] == [line]
         await keys(app, pilot, "colon", "m", "m")
         shown.check("typing")
@@ -158,11 +158,11 @@ async def test_lines_with_something_around_them_are_textuals(rule: str, value: o
     async with opened(MIDDLE) as (app, pilot):
         shown = Shown(app)
         pane = app.query_one(VmaPane)
-        assert compositor(app)._places()[pane.region.y] is not None
+        assert compositor(app).places().lines[pane.region.y] is not None
         setattr(pane.styles, rule, value)
         pane.notify_style_update()  # as a style sheet would have it
         await keys(app, pilot, "down")
-        assert compositor(app)._places()[pane.region.y] is None
+        assert compositor(app).places().lines[pane.region.y] is None
         shown.check(rule)
 
 

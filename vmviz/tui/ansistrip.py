@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from operator import attrgetter, itemgetter
-from typing import Any, Final, NamedTuple, Self
+from itertools import repeat
+from operator import itemgetter
+from typing import Any, Final, Self
 
 from rich.color import ColorSystem
 from rich.console import Console
@@ -22,12 +23,12 @@ from textual._context import visible_screen_stack
 from textual.cache import FIFOCache
 from textual.color import Color
 from textual.filter import ANSIToTruecolor, LineFilter
-from textual.geometry import Region, Spacing
+from textual.geometry import Region, Size, Spacing
 from textual.screen import Screen
 from textual.strip import Strip
 from textual.widget import Widget
 
-from vmviz.tui.glyphs import clean, to_ascii
+from vmviz.tui.glyphs import CLEAN, cleaned
 from vmviz.tui.styles import RESET, StyleError, StyleTable, line_segments
 from vmviz.views.cells import Line, fit
 
@@ -41,22 +42,6 @@ _CACHES: Final = {
     "_offsets_cache": 4,
 }
 _RULES: Final = ("opacity", "text_opacity", "tint", "hatch", "keyline", "outline_top", "outline_left")
-
-
-_clean: Final[set[str]] = set()
-_clean_ascii: Final[set[str]] = set()
-"""Texts that `clean` and `to_ascii` are known to leave alone: most cells are of a few kinds, shown over and over."""
-_MOST_KNOWN: Final = 8192
-
-
-def _cleaned(text: str, ascii_glyphs: bool) -> str:
-    """The text as the terminal may have it; noted when it is that already."""
-    made, known = (to_ascii(text), _clean_ascii) if ascii_glyphs else (clean(text), _clean)
-    if made == text:
-        if len(known) >= _MOST_KNOWN:
-            known.clear()
-        known.add(text)
-    return made
 
 
 class AnsiStrip(Strip):
@@ -126,25 +111,24 @@ class AnsiStrip(Strip):
         if kept is not None:
             return kept
         system = console._color_system or ColorSystem.TRUECOLOR
-        sgr = self._table.sgr(system)
-        clean_ones = _clean_ascii if self._plain else _clean
+        sgr, known, line, left = self._table.sgr(system), CLEAN[self._plain], self._line, self._columns
         out: list[str] = []
-        last, left = "", self._columns
+        add, last = out.append, ""
         try:
-            for text, role in self._line:
+            for text, role in line:
                 code = sgr[role]
-                if code != last:
-                    out.append(code)
+                if code is not last:
+                    add(code)
                     last = code
-                out.append(text if text in clean_ones else _cleaned(text, self._plain))
+                add(text if text in known else cleaned(text, self._plain))
                 left -= len(text)
         except KeyError as error:
             raise StyleError(f"there is no role {error}") from None
         if left < 0:
-            cut = AnsiStrip(fit(self._line, self._columns), self._columns, self._table, self._plain)
+            cut = AnsiStrip(fit(line, self._columns), self._columns, self._table, self._plain)
             out = [cut.render(console).removesuffix(RESET)]
         elif left:
-            out += ("" if last == sgr["text"] else sgr["text"], " " * left)
+            out += ("" if last is sgr["text"] else sgr["text"], " " * left)
         if self._tail:
             out += (self._tail_table.sgr(system)["rule"], self._tail)
         out.append(RESET)
@@ -152,20 +136,18 @@ class AnsiStrip(Strip):
         return kept
 
 
-def filtered(strips: Sequence[Strip], by: LineFilter, background: Color) -> list[Strip]:
-    """Strips as a filter leaves them; what it does to strips of one style table is found out once."""
-    same: dict[tuple[int, int], bool] = {}
-    out: list[Strip] = []
+def filtered(strips: Sequence[Strip], by: LineFilter, widget: Widget) -> list[Strip]:
+    """Strips of a widget as a filter leaves them; the widget is only asked for its background where that matters."""
+    same = type(by) is ANSIToTruecolor
     for strip in strips:
-        if type(strip) is AnsiStrip:
-            key = id(strip._table), id(strip._tail_table)
-            if key not in same:
-                same[key] = strip.apply_filter(by, background) is strip
-            if same[key]:
-                out.append(strip)
-                continue
-        out.append(strip.apply_filter(by, background))
-    return out
+        if not same or type(strip) is not AnsiStrip:
+            same = False
+            break
+        same = strip._table.is_truecolor and strip._tail_table.is_truecolor
+    if same:
+        return list(strips)
+    background = widget.background_colors[1]
+    return [strip.apply_filter(by, background) for strip in strips]
 
 
 class DirectLines(Widget):
@@ -174,6 +156,7 @@ class DirectLines(Widget):
     _drawn: dict[int, Strip] | None = None
     _drawn_width = -1
     _direct: bool | None = None
+    _home: tuple[Screen[Any]] | None = None
 
     def _set_dirty(self, *regions: Region) -> None:
         drawn = self._drawn
@@ -184,9 +167,11 @@ class DirectLines(Widget):
                         drawn.pop(y, None)
             else:
                 drawn.clear()
-        if regions and self._direct:
+        if self._direct:
             # Without anything around the lines the regions are the widget's own, and its cache of styles is not used.
-            self._dirty_regions.update(regions)
+            if not regions:
+                regions = (self.outer_size.region,)
+                self._repaint_regions.clear()
             self._repaint_regions.update(regions)
         else:
             super()._set_dirty(*regions)
@@ -195,16 +180,22 @@ class DirectLines(Widget):
         self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False
     ) -> Self:
         """As the base class; lines of a widget on a `DirectScreen` are painted without a round through two queues."""
-        if repaint and not (layout or recompose) and self._is_mounted and self._direct:
-            screen = self.screen
-            if isinstance(screen, DirectScreen) and screen.paints(self):
+        if self._is_mounted and (screen := self._screen()) is not None:
+            if repaint and not (layout or recompose) and self._direct and screen.paints(self):
                 self._set_dirty(*regions)
                 if not regions:
                     self._rich_style_cache.clear()
                 return self
-        if layout and isinstance(self.screen, DirectScreen):
-            self.screen.moving.add(self)
+            if layout:
+                screen.moving.add(self)
         return super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
+
+    def _screen(self) -> DirectScreen | None:
+        """The `DirectScreen` that this widget lies on: a mounted one stays where it is."""
+        if self._home is None:
+            self._home = (self.screen,)
+        (screen,) = self._home
+        return screen if isinstance(screen, DirectScreen) else None
 
     def notify_style_update(self) -> None:
         """The style sheet says something else now."""
@@ -238,10 +229,8 @@ class DirectLines(Widget):
         missing = [y for y in lines if y not in drawn]
         if missing:
             strips = self.draw_lines(missing)
-            if filters := self.get_line_filters():
-                background = self.background_colors[1]
-                for line_filter in filters:
-                    strips = filtered(strips, line_filter, background)
+            for line_filter in self.get_line_filters():
+                strips = filtered(strips, line_filter, self)
             drawn.update(zip(missing, strips, strict=True))
         return [drawn[y] for y in lines]
 
@@ -250,35 +239,64 @@ class DirectLines(Widget):
         return [self.render_line(y) for y in lines]
 
 
-class _Place(NamedTuple):
-    """Where a widget lies on a line of the screen, columns ``[x, end)``, and which of its own lines that is."""
-
-    x: int
-    end: int
-    widget: DirectLines
-    y: int
-
-
 class DirectUpdate(CompositorUpdate):
     """Strips with their places, in the order of the screen, and what Textual has made of the other lines."""
 
-    def __init__(self, pieces: Sequence[tuple[int, int, Strip]], rest: ChopsUpdate | None) -> None:
-        """``pieces``: line, column, strip."""
+    def __init__(self, pieces: Sequence[tuple[int, int, int, Strip]], rest: ChopsUpdate | None) -> None:
+        """``pieces``: line, columns from and to, strip."""
         self.pieces = pieces
         self.rest = rest
 
     def render_segments(self, console: Console) -> str:
         """The text for the terminal: the cursor is moved only to where the strip before does not end."""
-        out: list[str] = []
-        row = column = -1
-        for y, x, strip in self.pieces:
+        out, row, column = [], -1, -1
+        for y, x, end, strip in self.pieces:
             if y != row or x != column:
                 out.append(f"\x1b[{y + 1};{x + 1}H")
             out.append(strip.render(console))
-            row, column = y, x + strip.cell_length
+            row, column = y, end
         if self.rest is not None:
             out.append(self.rest.render_segments(console))
         return "".join(out)
+
+
+class _Places:
+    """Where widgets lie side by side on a screen: by line, and by the columns that they take."""
+
+    def __init__(self, visible: Mapping[Widget, tuple[Region, Region]], size: Size) -> None:
+        self.lines = [self._line(visible, y, size.width) for y in range(size.height)]
+        """The widgets of each line from left to right, with their regions; None where something else is to be seen."""
+        self.columns: dict[tuple[int, int], list[tuple[DirectLines, Region]]] = {}
+        """The widgets that have each of their lines here."""
+        for widget, (region, _) in visible.items():
+            found = (widget, region)
+            if isinstance(widget, DirectLines) and all(
+                line is not None and found in line for line in self.lines[region.y : region.bottom]
+            ):
+                self.columns.setdefault(region.column_span, []).append((widget, region))
+
+    @staticmethod
+    def _line(
+        visible: Mapping[Widget, tuple[Region, Region]], y: int, width: int
+    ) -> list[tuple[DirectLines, Region]] | None:
+        places: list[tuple[DirectLines, Region]] = []
+        for widget, (region, clip) in visible.items():  # from front to back
+            if region.width and region.y <= y < region.bottom and clip.y <= y < clip.bottom:
+                if not isinstance(widget, DirectLines) or not widget._is_direct():
+                    break  # what is behind this one shows, if at all, beside it
+                if clip.x > region.x or clip.right < region.right:
+                    return None
+                places.append((widget, region))
+        places.sort(key=lambda place: place[1].x)
+        ends = [0, *(region.right for _, region in places)]
+        return places if ends == [*(region.x for _, region in places), width] else None
+
+    def whole(self, dirty: Region) -> tuple[DirectLines, Region] | None:
+        """The widget whose lines these are from the first to the last column."""
+        for widget, region in self.columns.get(dirty.column_span, ()):
+            if region.y <= dirty.y and dirty.bottom <= region.bottom:
+                return widget, region
+        return None
 
 
 class DirectCompositor(Compositor):
@@ -288,18 +306,15 @@ class DirectCompositor(Compositor):
     """
 
     _placed_for: tuple[object, ...] = ()
-    _placed: list[list[_Place] | None]
+    _placed: _Places
 
-    def _places(self) -> list[list[_Place] | None]:
-        """For each line its widgets from left to right; None where something else is to be seen."""
+    def places(self) -> _Places:
+        """Where the widgets lie now."""
         visible = self.visible_widgets
-        direct = [w for w in visible if isinstance(w, DirectLines) and w._is_direct()]
-        key = self.size, direct, list(visible.items())
+        key = self.size, visible, [w for w in visible if isinstance(w, DirectLines) and w._is_direct()]
         if key != self._placed_for:
-            self._placed_for = key
-            self._placed = [
-                _side_by_side(visible, direct, y, self.size.width) for y in range(self.size.height)
-            ]
+            self._placed_for = self.size, dict(visible), key[2]
+            self._placed = _Places(visible, self.size)
         return self._placed
 
     def render_update(
@@ -309,62 +324,50 @@ class DirectCompositor(Compositor):
         if full or simplify or not self._dirty_regions:
             return super().render_update(full, screen_stack, simplify)
         visible_screen_stack.set(screen_stack or [])
-        dirty = {region.intersection(self.size.region) for region in self._dirty_regions}
+        dirty, screen, places = self._dirty_regions.copy(), self.size.region, self.places()
         self._dirty_regions.clear()
-        places = self._places()
-        wanted: dict[DirectLines, list[tuple[int, int, int, _Place]]] = {}
-        others: list[tuple[int, int, int]] = []
-        for span in self._regions_to_spans(dirty):
-            y, x1, x2 = span
-            line = places[y]
-            if line is None:
-                others.append(span)
-                continue
-            for place in line:
-                if place.x < x2 and x1 < place.end:
-                    wanted.setdefault(place.widget, []).append(
-                        (y, max(x1, place.x), min(x2, place.end), place)
-                    )
-        pieces: list[tuple[int, int, Strip]] = []
-        for widget, parts in wanted.items():
-            for (y, x1, x2, place), strip in zip(
-                parts, widget.kept_lines([p.y for *_, p in parts]), strict=True
-            ):
-                pieces.append((y, x1, strip.crop(x1 - place.x, x2 - place.x)))
+        wanted: dict[tuple[DirectLines, Region], set[int]] = {}
+        rest: list[Region] = []
+        for region in dirty:
+            place = places.whole(region)
+            if place is not None:
+                wanted.setdefault(place, set()).update(region.line_range)
+            else:
+                rest.append(region.intersection(screen))
+        pieces: list[tuple[int, int, int, Strip]] = []
+        for (widget, at), lines in wanted.items():
+            ys = sorted(lines)
+            strips = widget.kept_lines([y - at.y for y in ys])
+            pieces += zip(ys, repeat(at.x), repeat(at.right), strips)
+        others = self._parts(rest, places, pieces) if rest else []
         pieces.sort(key=itemgetter(0, 1))
         return DirectUpdate(pieces, self._composed(others)) if pieces or others else None
 
+    def _parts(
+        self, dirty: Sequence[Region], places: _Places, pieces: list[tuple[int, int, int, Strip]]
+    ) -> list[tuple[int, int, int]]:
+        """Add what regions cut out of lines to ``pieces``; returns the spans ``(line, x1, x2)`` that are Textual's."""
+        others: list[tuple[int, int, int]] = []
+        for y, x1, x2 in self._regions_to_spans(dirty):
+            line = places.lines[y]
+            if line is None:
+                others.append((y, x1, x2))
+                continue
+            for widget, at in line:
+                left, right = max(x1, at.x), min(x2, at.right)
+                if left < right:
+                    (strip,) = widget.kept_lines([y - at.y])
+                    pieces.append((y, left, right, strip.crop(left - at.x, right - at.x)))
+        return others
+
     def _composed(self, spans: list[tuple[int, int, int]]) -> ChopsUpdate | None:
-        """Spans ``(line, x1, x2)`` as Textual composes them."""
+        """Spans as Textual composes them."""
         if not spans:
             return None
         lines = {y for y, _, _ in spans}
         crop = Region.from_union([Region(x1, y, x2 - x1, 1) for y, x1, x2 in spans])
         chops = self._render_chops(crop, lines.__contains__)
         return ChopsUpdate(chops, spans, [cuts[1:] for cuts in self.cuts])
-
-
-def _side_by_side(
-    visible: Mapping[Widget, tuple[Region, Region]], direct: Sequence[Widget], y: int, width: int
-) -> list[_Place] | None:
-    """The widgets of a line of the screen, if these are whole ones side by side, and nothing else is before them."""
-    places: list[_Place] = []
-    for widget, (region, clip) in visible.items():  # from front to back
-        if not (region.width and region.y <= y < region.bottom and clip.y <= y < clip.bottom):
-            continue
-        if widget not in direct:
-            break  # what is behind this one shows, if at all, beside it
-        assert isinstance(widget, DirectLines)
-        if clip.x > region.x or clip.right < region.right:
-            return None
-        places.append(_Place(region.x, region.right, widget, y - region.y))
-    at = 0
-    places.sort(key=attrgetter("x"))
-    for place in places:
-        if place.x != at:
-            return None
-        at = place.end
-    return places if at == width else None
 
 
 class DirectScreen(Screen[None]):
@@ -381,10 +384,13 @@ class DirectScreen(Screen[None]):
         """Paint a widget's dirty lines with the next frame; returns whether there is one to come."""
         if self._compositor.root is None:
             return False
-        self._dirty_widgets.add(widget)
         if not self._due:
+            try:
+                asyncio.get_running_loop().call_soon(self._begin_frame)
+            except RuntimeError:  # what is done between two runs of the loop goes Textual's way
+                return False
             self._due = True
-            asyncio.get_running_loop().call_soon(self._begin_frame)
+        self._dirty_widgets.add(widget)
         return True
 
     def _begin_frame(self) -> None:

@@ -1,4 +1,4 @@
-"""The app: composes the main screen, turns keys and mouse into the director's calls, shows the scene after each."""
+"""The app: turns keys and mouse into the director's calls, and has the scene shown after each."""
 
 from __future__ import annotations
 
@@ -7,44 +7,33 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual import on
-from textual.app import App, ComposeResult
+from textual.app import App
 from textual.binding import BindingType
 from textual.message import Message
-from textual.screen import Screen
-from textual.timer import Timer
 from textual.widgets import Input
 
-from ..script.values import format_size
 from ..session.session import Session
-from ..views.cells import Line
-from ..views.status import status_line
-from ..views.strip import call_text, plural
-from ..views.why import why
-from .asking import Asking
+from ..views.strip import call_text
 from .command import CommandLine
 from .commands import Actions
 from .director import Director
 from .glyphs import ascii_wanted
 from .keymap import bindings
-from .layout import PANES, WIDE_COLUMNS, Ground, SceneContainer, arrange
 from .messages import AddressChosen, FrameChosen
-from .panes.frames import FramePane
 from .panes.log import LogPane
-from .panes.ruler import Ruler
 from .panes.tree import TreePane
 from .panes.vmas import VmaPane
-from .screens.base import Overlay
-from .strips import KeyBar, LineStrip, WhyPane
+from .showing import FRAME, Showing
+from .strips import KeyBar, WhyPane
 from .themes import available_themes
 
-FRAME = 1 / 30
 NOTHING_TO_COME = "the story is at its end: u goes back, : takes statements of your own"
 
 
-class VmvizApp(Asking):
+class VmvizApp(Showing):
     """The main screen."""
 
     TITLE = "vmviz"
@@ -68,8 +57,7 @@ class VmvizApp(Asking):
     ) -> None:
         # With NO_COLOR, Textual would turn the terminal's own colours into black on black unless told to leave
         # them alone; so told, it only takes colours away and keeps weight, underline and reverse.
-        super().__init__(theme=theme, ansi_color=True if "NO_COLOR" in os.environ else None)
-        self._frame = frame
+        super().__init__(frame, theme=theme, ansi_color=True if "NO_COLOR" in os.environ else None)
         self.traces = tuple(traces)
         self.director = Director(session)
         if ascii_glyphs is None:
@@ -77,27 +65,8 @@ class VmvizApp(Asking):
                 os.environ, sys.stdout.encoding or "utf-8", os.environ.get("TERM", "")
             )
         self.ascii_glyphs = ascii_glyphs
-        self._timer: Timer | None = None
-        self._told: tuple[object, ...] = ()
 
     # -- the screen
-
-    def get_default_screen(self) -> Screen[Any]:
-        """The screen under all others."""
-        return Ground(id="_default")
-
-    def compose(self) -> ComposeResult:
-        """The widgets; `SceneLayout` says where they stand."""
-        with SceneContainer(self._layout, id="scene"):
-            yield LineStrip(id="status")
-            for pane in (VmaPane(id="vmas"), TreePane(id="tree"), FramePane(id="frames")):
-                pane.listener = self._heard
-                yield pane
-            yield Ruler(id="ruler")
-            yield WhyPane(id="why")
-            yield LogPane(id="log")
-            yield CommandLine(self._words, id="command")
-            yield KeyBar(id="keys")
 
     def on_mount(self) -> None:
         """The focus, the first scene."""
@@ -115,94 +84,6 @@ class VmvizApp(Asking):
     def on_resize(self) -> None:
         """The terminal has another size."""
         self.call_after_refresh(self.show)
-
-    @property
-    def wide(self) -> bool:
-        """Whether there are three columns of panes."""
-        return self.size.width >= WIDE_COLUMNS and self.size.height >= 30
-
-    def show(self) -> None:
-        """Show the scene as it is now."""
-        if not self.is_running or not self.screen_stack:
-            return
-        base = self.screen_stack[0]
-        director, session = self.director, self.director.session
-        scene = director.scene()
-        layout = "wide" if self.wide else "narrow"
-        # A move of the cursor alone changes nothing that is told of the session.
-        told = (
-            session,
-            (session.position, session.index, len(session.done), len(session.pending), session.setup),
-            (director.player.playing, self._moment_now(), director.selection and director.selection.range),
-            (self.size, self._layout.extra, self._layout.command, self._layout.notice),
-        )
-        news = told != self._told
-        self._told = told
-        if news:
-            base.query_one("#status", LineStrip).show_lines(lambda w, _h: [status_line(session, w)])
-        for pane, ruled in ((VmaPane, True), (FramePane, not self.wide), (TreePane, self.wide)):
-            widget: Any = base.query_one(pane)
-            if widget.right_rule != ruled:
-                widget.right_rule = ruled
-                widget.touch_all()
-            widget.show(scene, layout)
-        base.query_one(Ruler).show(scene, layout)
-        strip = base.query_one(WhyPane)
-        if not news and session.at_story_start:
-            return  # the words of the beginning are not about the cursor
-        playing = director.player.playing
-        strip.show(lambda w, h: why(session, scene, w, h, playing=playing), right_rule=self.wide)
-        if "why" not in arrange(*self.size):
-            # Nobody sees it, but its title goes to the key bar, and Enter must not run what an older one offered.
-            strip.strip = why(session, scene, max(20, self.size.width), 3, playing=playing)
-        extra = not self.wide and strip.strip is not None and strip.strip.footer is not None
-        if extra != self._layout.extra:
-            self._layout.extra = extra
-            self._place_again()
-        if self.wide:
-            base.query_one(LogPane).show_log(session)
-        self._show_keys(base)
-        self._only_visible_take_keys()
-        self._keep_time()
-
-    def _show_keys(self, base: Screen[Any]) -> None:
-        """The key bar of the moment; where there is no why strip, its title goes before the keys."""
-        director, moment = self.director, self._moment_now()
-        strip = base.query_one(WhyPane).strip
-        told = director.session.current is not None and not director.session.at_story_start
-        lead: Line = []
-        if moment == "selecting" and director.selection is not None:
-            chosen = director.selection.range
-            size = chosen.end - chosen.start
-            lead = [(f"selecting {format_size(size)}, {plural(size >> 12, 'page')}:", "warn")]
-        elif moment in ("idle", "refused") and told and strip and "why" not in arrange(*self.size):
-            lead = [(strip.title, "fail" if strip.alert else "result")]
-        base.query_one(KeyBar).show_keys(moment, lead)
-
-    def _moment_now(self) -> str:
-        if any(isinstance(screen, Overlay) for screen in self.screen_stack):
-            return "overlay"
-        if self.director.player.playing:
-            return "playing"
-        if self.director.session.inside is not None:
-            return "inside"
-        if self.director.selecting:
-            return "selecting"
-        current = self.director.session.current
-        return "refused" if current is not None and current.outcome.refusal is not None else "idle"
-
-    def _keep_time(self) -> None:
-        playing = self.director.player.playing
-        if playing and self._timer is None:
-            self._timer = self.set_interval(self._frame, self._tick)
-        elif not playing and self._timer is not None:
-            self._timer.stop()
-            self._timer = None
-            self._ended()
-
-    def _tick(self) -> None:
-        self.director.tick(self._frame)
-        self.show()
 
     # -- what panes say
 
@@ -357,22 +238,6 @@ class VmvizApp(Asking):
         if focus:
             self._focus_a_pane()
         self._only_visible_take_keys()
-
-    def _focus_a_pane(self) -> None:
-        shown = arrange(self.size.width, self.size.height)
-        self.query_one(VmaPane if "vmas" in shown else TreePane).focus()
-
-    def _only_visible_take_keys(self) -> None:
-        """What has no place on the screen must not have the keys."""
-        shown = arrange(self.size.width, self.size.height)
-        base = self.screen_stack[0]
-        for name in (*PANES, "command"):
-            base.query_one(f"#{name}").can_focus = name in shown or (
-                name == "command" and self._layout.command
-            )
-        focused = base.focused
-        if (focused is None or not focused.can_focus) and len(self.screen_stack) == 1:
-            self._focus_a_pane()
 
     @on(Input.Submitted, "#command")
     def _submitted(self, event: Input.Submitted) -> None:

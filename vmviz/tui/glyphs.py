@@ -165,3 +165,18 @@ def ascii_wanted(env: Mapping[str, str], encoding: str, term: str) -> bool:
     if language.split("_")[0].lower() in CJK_LANGUAGES:
         return True
     return bool(code_set) and code_set.lower().replace("-", "") != "utf8"
+
+
+CLEAN: Final[tuple[set[str], set[str]]] = (set(), set())
+"""Texts that `clean` and `to_ascii` are known to leave alone: most cells are of a few kinds, shown over and over."""
+_MOST_KNOWN = 8192
+
+
+def cleaned(text: str, plain: bool) -> str:
+    """The text as the terminal may have it, ``plain``: in ASCII; noted in `CLEAN` when it is that already."""
+    known, made = CLEAN[plain], to_ascii(text) if plain else clean(text)
+    if made == text:
+        if len(known) >= _MOST_KNOWN:
+            known.clear()
+        known.add(text)
+    return made

@@ -25,7 +25,6 @@ from vmviz.tui.styles import StyleBook, book_for, rule_line
 from vmviz.views.cells import Line
 
 _CACHED_ROWS = 1024
-_Key = tuple[int, int, int, str, str, bool]
 
 
 @cache
@@ -95,9 +94,10 @@ class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
         self.alert = False
         self.rows_rendered = 0
         self.rows_pulled = 0
-        self._generation = 0
         self._book: StyleBook | None = None
-        self._strips: dict[int, tuple[_Key, Strip]] = {}
+        self._strips: dict[int, tuple[str, str, Strip]] = {}
+        self._look: tuple[object, ...] = ()
+        self._cursor = self._first = 0
         self._hover = None
         self._drag_from = None
         self.listener: Callable[[Message], None] | None = None
@@ -139,11 +139,15 @@ class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
 
     def touch_rows(self, rows: Collection[int]) -> None:
         """These rows read differently now: repaint those in view (a ``range`` is the cheapest collection)."""
-        wanted = rows if isinstance(rows, range) else frozenset(rows)
-        for row in [row for row in self._strips if row in wanted]:
-            del self._strips[row]
-        top = self._top
-        self._repaint([row for row in range(top, top + self.page_rows) if row in wanted])
+        strips, first, end = self._strips, self._first, self._first + self.page_rows
+        if isinstance(rows, range):
+            for row in [row for row in strips if row in rows]:
+                del strips[row]
+            self._repaint(range(max(first, rows.start), min(end, rows.stop)))
+        else:
+            for row in rows:
+                strips.pop(row, None)
+            self._repaint(sorted(row for row in rows if first <= row < end))
 
     def touch_title(self) -> None:
         """The title rule reads differently now."""
@@ -151,10 +155,9 @@ class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
 
     def touch_all(self) -> None:
         """Everything may read differently; also to be called when the number of rows changed."""
-        self._generation += 1
         self._strips.clear()
         self._sync_height()
-        self.cursor = self.validate_cursor(self.cursor)
+        self.cursor = self._cursor
         self.refresh()
 
     # Geometry.
@@ -162,7 +165,11 @@ class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
     @property
     def _top(self) -> int:
         """The first row in view."""
-        return round(self.scroll_y)
+        return self._first
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        self._first = round(new_value)
+        super().watch_scroll_y(old_value, new_value)
 
     @property
     def page_rows(self) -> int:
@@ -210,20 +217,22 @@ class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
             if self._top > self.max_scroll_y:
                 self.scroll_to(y=self.max_scroll_y, animate=False)
 
-    def _repaint(self, rows: list[int]) -> None:
-        """Repaint visible rows, neighbours as one region (in viewport coordinates)."""
-        width, shift = self.outer_size.width, TITLE_ROWS - self._top
+    def _repaint(self, rows: Sequence[int]) -> None:
+        """Repaint rows in view, in order; neighbours are one region (in viewport coordinates)."""
+        (width, height), shift = self.outer_size, TITLE_ROWS - self._first
         regions: list[Region] = []
+        first = last = -1
         for row in rows:
             y = row + shift
-            if not TITLE_ROWS <= y < self.outer_size.height:
+            if not TITLE_ROWS <= y < height:
                 continue
-            if regions and regions[-1].bottom == y:
-                regions[-1] = Region(0, regions[-1].y, width, regions[-1].height + 1)
-            else:
-                regions.append(Region(0, y, width, 1))
-        if regions and width:
-            self.refresh(*regions)
+            if y != last + 1 or first < 0:
+                if first >= 0:
+                    regions.append(Region(0, first, width, last + 1 - first))
+                first = y
+            last = y
+        if first >= 0 and width:
+            self.refresh(*regions, Region(0, first, width, last + 1 - first))
 
     # Painting.
 
@@ -232,47 +241,43 @@ class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
 
     def draw_lines(self, lines: Sequence[int]) -> list[Strip]:
         """The strips of some lines: those of rows that were painted before as they are kept."""
-        width, top, count = self.outer_size.width, self._top, self.row_count()
+        width, shift, count = self.outer_size.width, self._first - TITLE_ROWS, self.row_count()
         text_width = max(0, width - self.right_rule)
         book = self._book
         if book is None:
             book = self._book = book_for(self.app)
         plain = bool(getattr(self.app, "ascii_glyphs", False))
-        rules = book.table()
+        rules, strips = book.table(), self._strips
+        look = width, text_width, book.generation, plain
+        if look != self._look:
+            self._look = look
+            strips.clear()
         bars = self._bars(count)
-        plain_bar, double_bar = (
-            ("", "")
-            if not (self.right_rule and width)
-            else (to_ascii("│"), to_ascii("║"))
-            if plain
-            else ("│", "║")
-        )
-        cursor = self.cursor if self.row_cursor else -1
-        chosen = type(self).row_class is not LineGrid.row_class
-        strips = self._strips
+        plain_bar, double_bar = "│║" if self.right_rule and width else ("", "")
+        if plain:
+            plain_bar, double_bar = to_ascii(plain_bar), to_ascii(double_bar)
+        cursor = self._cursor if self.row_cursor else -1
+        varied = self._hover is not None or type(self).row_class is not LineGrid.row_class
         out: list[Strip] = []
         for y in lines:
-            row = y - TITLE_ROWS + top
+            row = y + shift
             bar = double_bar if y in bars else plain_bar
-            if y < TITLE_ROWS:
-                out.append(AnsiStrip(self.title_line(text_width), text_width, rules, plain, bar))
-                continue
-            if row >= count:
-                out.append(AnsiStrip([], text_width, rules, plain, bar))
+            if y < TITLE_ROWS or row >= count:
+                line = self.title_line(text_width) if y < TITLE_ROWS else []
+                out.append(AnsiStrip(line, text_width, rules, plain, bar))
                 continue
             self.rows_rendered += 1
-            variant = self._variant(row) if row == cursor or self._hover is not None or chosen else ""
-            key = (width, self._generation, book.generation, variant, bar, plain)
-            kept, strip = strips.get(row, (None, None))
-            if strip is None or kept != key:
+            variant = self._variant(row) if row == cursor or varied else ""
+            kept = strips.get(row)
+            if kept is None or kept[0] != variant or kept[1] != bar:
                 self.rows_pulled += 1
                 # The rule at the right is a rule on every row: it does not take the row's background.
-                line = self.row(row, text_width)
-                strip = AnsiStrip(line, text_width, book.table(variant), plain, bar, rules)
+                table = book.table(variant) if variant else rules
+                strip = AnsiStrip(self.row(row, text_width), text_width, table, plain, bar, rules)
                 if len(strips) >= _CACHED_ROWS:
                     strips.clear()
-                strips[row] = (key, strip)
-            out.append(strip)
+                kept = strips[row] = variant, bar, strip
+            out.append(kept[2])
         return out
 
     def _variant(self, row: int) -> str:
@@ -296,14 +301,20 @@ class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
 
     # Reactions.
 
-    def validate_cursor(self, row: int) -> int:
-        return max(0, min(row, self.row_count() - 1))
+    @property
+    def cursor(self) -> int:
+        """The row of the cursor, from 0; kept inside the rows and visible."""
+        return self._cursor
 
-    def watch_cursor(self, old: int, new: int) -> None:
-        self.reveal(new)
-        self._repaint(sorted((old, new)))
-        if self.says_cursor:
-            self.post_message(self.CursorMoved(self, new))
+    @cursor.setter
+    def cursor(self, row: int) -> None:
+        old, new = self._cursor, max(0, min(row, self.row_count() - 1))
+        if new != old:
+            self._cursor = new
+            self.reveal(new)
+            self._repaint((old, new) if old < new else (new, old))
+            if self.says_cursor:
+                self.post_message(self.CursorMoved(self, new))
 
     def on_mount(self) -> None:
         self._sync_height()

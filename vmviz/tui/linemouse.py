@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from textual import events
 from textual.message import Message
-from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 
 TITLE_ROWS = 1
@@ -22,8 +21,14 @@ class LineMouse(ScrollView):
     _hover: int | None
     _drag_from: tuple[int, int] | None
 
-    cursor: reactive[int] = reactive(0, repaint=False, init=False)
-    """The row of the cursor, from 0; kept inside the rows and visible."""
+    @property
+    def cursor(self) -> int:
+        """The row of the cursor, from 0; kept inside the rows and visible."""
+        raise AssertionError("the list knows")
+
+    @cursor.setter
+    def cursor(self, row: int) -> None:
+        raise AssertionError("the list knows")
 
     class RowMessage(Message):
         """A message about a row; ``grid`` and ``control`` are the sender."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from itertools import count
+from sys import intern
 from typing import Any, Final
 
 from rich.color import ColorSystem
@@ -50,20 +51,22 @@ class StyleTable(dict[str, Style]):
 
     def __init__(self, styles: Mapping[str, Style]) -> None:
         super().__init__(styles)
-        self._sgr: dict[ColorSystem, dict[str, str]] = {}
+        self._sgr: dict[str, str] = {}
+        self._system: ColorSystem | None = None
         self._filtered: dict[tuple[int, Color], tuple[LineFilter, StyleTable]] = {}
+        self.is_truecolor = all(_is_truecolor(style) for style in styles.values())
 
     def __missing__(self, role: str) -> Style:
         near = get_close_matches(role, list(self), n=1)
         raise StyleError(f"there is no role {role!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
     def sgr(self, system: ColorSystem) -> dict[str, str]:
-        """The sequence that begins each role's text, whatever was before it."""
-        found = self._sgr.get(system)
-        if found is None:
+        """The sequence that begins each role's text, whatever was before it; equal ones are the same string."""
+        if system is not self._system:  # there is one terminal
             codes = {role: Strip.render_ansi(style, system) for role, style in self.items()}
-            found = self._sgr[system] = {role: f"\x1b[0;{c}m" if c else RESET for role, c in codes.items()}
-        return found
+            self._sgr = {role: intern(f"\x1b[0;{c}m" if c else RESET) for role, c in codes.items()}
+            self._system = system
+        return self._sgr
 
     def filtered(self, by: LineFilter, background: Color) -> StyleTable:
         """The styles as a filter leaves them; this very table where it changes none."""
@@ -76,6 +79,11 @@ class StyleTable(dict[str, Style]):
             kept = by, (self if styles == dict(self) else type(self)(styles))
             self._filtered[id(by), background] = kept
         return kept[1]
+
+
+def _is_truecolor(style: Style) -> bool:
+    colors = [color for color in (style.color, style.bgcolor) if color is not None]
+    return not style.dim and all(color.triplet is not None for color in colors)
 
 
 class StyleBook:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -104,9 +105,13 @@ def frame_words(scene: Scene, pfn: int) -> list[Line]:
     if page.state == STATE_NAMES[FREE]:
         return [head, [(" in the lists of the allocator", "dim")]]
     counts: Line = [(f" refcount {page.refcount}, mapcount {page.mapcount}", "text")]
-    names = textwrap.shorten(" ".join(page.flags), _COLUMNS, placeholder=" …")
-    flags: Line = [(f" {names}" if names else " no flags", "flag")]
-    return [head, counts, flags, _mapped_by(scene, pfn)]
+    return [head, counts, [(_flag_text(page.flags), "flag")], _mapped_by(scene, pfn)]
+
+
+@lru_cache(64)
+def _flag_text(flags: tuple[str, ...]) -> str:
+    names = textwrap.shorten(" ".join(flags), _COLUMNS, placeholder=" …")
+    return f" {names}" if names else " no flags"
 
 
 def hidden_count(machine: Machine) -> int:
@@ -148,8 +153,8 @@ def sole_mapper(scene: Scene, pfn: int) -> list[tuple[int, int]]:
     slot = arena.lookup(scene.mm.pgd, scene.cursor)
     if slot < 0:
         return []
-    entry, frames = arena.entries[slot : slot + 1], machine.frames
-    if not present_of(entry, arena.mode)[0] or int(pfns_of(entry, arena.mode)[0]) != pfn:
+    entry, frames = arena.flat[slot], machine.frames
+    if not arena.mode.pte_present(entry) or arena.mode.pte_pfn(entry) != pfn:
         return []
     if frames.pfn_valid(pfn):
         # Bare frame numbers are not counted, so only frames that are none count as mapped once.

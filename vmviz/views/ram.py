@@ -1,4 +1,4 @@
-"""The frames of RAM for the frame map: which rows there are, what is in their cells.
+"""The frames of RAM and of devices for the frame map: which rows RAM has, what is in the cells.
 
 RAM up to 1 GiB has a cell for each frame.  Where there is more, the pyramid of counts tells which rows are in
 use, and only the rows that are looked at are read from the states.
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernel.machine import Machine
+from ..kernel.mm.frames import DeviceRegion
 from ..kernel.mm.page_alloc import FREE, OTHER, RESERVED, ZERO
 from .cells import Cell
 from .trail import Trail
@@ -156,3 +157,17 @@ def ram_cells(
         if top[k] == FREE:
             glyphs[k] = "×", "cleared"
     return glyphs, filled
+
+
+def device_cells(
+    region: DeviceRegion, trail: Trail, start: int, end: int, cell: int
+) -> tuple[list[Cell], NDArray[np.bool_]]:
+    """The glyphs of frames ``[start, end)`` of a device, and which cells this statement filled."""
+    maps = region.maps.array[start - region.start_pfn : end - region.start_pfn] > 0
+    moved = trail.device(start, end - start)
+    mapped, gone, filled = (any_in_cells(a, cell) for a in (maps, (moved < 0) & ~maps, (moved > 0) & maps))
+    cells: list[Cell] = [
+        ("×", "cleared") if g else ("◊", "device") if m else ("○", "unmapped")
+        for m, g in zip(mapped.tolist(), gone.tolist(), strict=True)
+    ]
+    return cells, filled

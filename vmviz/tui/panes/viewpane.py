@@ -68,7 +68,8 @@ class ViewPane(LineGrid):
 
         ``only``: the rows that may differ, None for all.
         """
-        width, visible = self.text_width, self.visible_rows
+        view, width, visible = self._view, self.text_width, self.visible_rows
+        assert view is not None
         stale = set()
         ready = self._ready = {}
         painted = self._painted
@@ -78,7 +79,7 @@ class ViewPane(LineGrid):
             if row not in visible:
                 stale.add(row)
                 continue
-            new = self._line(row, width)
+            new = view.row(row, width)
             if columns != width or new != line:
                 stale.add(row)
                 ready[row] = width, new
@@ -93,14 +94,12 @@ class ViewPane(LineGrid):
         return self._view.row_count if self._view else 0
 
     def row(self, index: int, width: int) -> Line:
-        kept = self._ready.pop(index, None)
+        kept = self._ready.pop(index, None) if self._ready else None
         if kept is None or kept[0] != width:
-            kept = width, self._line(index, width)
+            view = self._view
+            kept = width, view.row(index, width) if view else [(" " * width, "text")]
         self._painted[index] = kept
         return kept[1]
-
-    def _line(self, index: int, width: int) -> Line:
-        return self._view.row(index, width) if self._view else [(" " * width, "text")]
 
     def can_stand(self, index: int) -> bool:
         return self._view is not None and self._view.can_stand(index)

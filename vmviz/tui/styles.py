@@ -51,8 +51,7 @@ class StyleTable(dict[str, Style]):
 
     def __init__(self, styles: Mapping[str, Style]) -> None:
         super().__init__(styles)
-        self._sgr: dict[str, str] = {}
-        self._system: ColorSystem | None = None
+        self._sgr: dict[int, dict[str, str]] = {}
         self._filtered: dict[tuple[int, Color], tuple[LineFilter, StyleTable]] = {}
         self.is_truecolor = all(_is_truecolor(style) for style in styles.values())
 
@@ -62,11 +61,12 @@ class StyleTable(dict[str, Style]):
 
     def sgr(self, system: ColorSystem) -> dict[str, str]:
         """The sequence that begins each role's text, whatever was before it; equal ones are the same string."""
-        if system is not self._system:  # there is one terminal
+        found = self._sgr.get(system._value_)  # members of an Enum are hashed slowly
+        if found is None:
             codes = {role: Strip.render_ansi(style, system) for role, style in self.items()}
-            self._sgr = {role: intern(f"\x1b[0;{c}m" if c else RESET) for role, c in codes.items()}
-            self._system = system
-        return self._sgr
+            found = {role: intern(f"\x1b[0;{c}m" if c else RESET) for role, c in codes.items()}
+            self._sgr[system._value_] = found
+        return found
 
     def filtered(self, by: LineFilter, background: Color) -> StyleTable:
         """The styles as a filter leaves them; this very table where it changes none."""

@@ -16,7 +16,7 @@ from vmviz.session import Session
 from vmviz.tui.command import completion
 from vmviz.views.cells import plain
 from vmviz.views.help import call_help
-from vmviz.views.why import about_call
+from vmviz.views.reasons import about_call
 
 from .test_runner import GOOD, SETUP
 

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 
-from vmviz.bench import kernel
+from vmviz.bench import kernel, live
 from vmviz.bench.command import WORKLOADS, chosen, line, listing
 from vmviz.bench.harness import REPETITIONS, Bench, Figure, MissingError, Workload, measure
 from vmviz.bench.images import SnapshotFile
@@ -124,6 +124,13 @@ def test_a_tool_that_is_missing_or_fails_is_told(
     figure = measure(named(name), scale=512, repetitions=1)
     assert figure.met is None
     assert f"{tool} fails with status 3" in figure.note
+
+
+@linux
+def test_a_process_that_cannot_be_made_says_so_in_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(MissingError, match="cannot be made here"):
+        live._Child("raise MemoryError")
+    assert capfd.readouterr() == ("", "")
 
 
 @linux

@@ -43,7 +43,11 @@ class _Child:
         if not sys.platform.startswith("linux"):
             raise MissingError("there is no /proc here")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # how it fails is told in our words
+            text=True,
         )
         assert self.process.stdout is not None
         answer = self.process.stdout.readline().split()

@@ -343,19 +343,24 @@ def _storm_kernel(scale: int) -> Bench:
     m, low = many_vmas(count)
     ours = _pairs(m, low, count, n)
     dice = random.Random(1)
-    filled: list[tuple[int, int]] = []
+    mapped: list[tuple[int, int]] = []
     try:
         kernel = Kernel()
+    except MissingError as error:
+        return Bench(ours, why=str(error))
+    try:
         base = kernel.mmap(count << 12)
+        mapped.append((base, count << 12))
         for i in range(0, count, 2):
             kernel.mprotect(base + (i << 12), PAGE, PROT_READ)
         # What is free above goes first, so that the highest hole is the one that a munmap has made.
         for size in (1 << shift for shift in range(46, 11, -1)):
             while (at := kernel.libc.mmap(None, size, 0, _ANON, -1, 0)) not in (None, FAILED) and at > base:
-                filled.append((at, size))
+                mapped.append((at, size))
             if at not in (None, FAILED):
                 kernel.munmap(at, size)
     except MissingError as error:
+        _unmap(kernel, mapped)
         return Bench(ours, why=str(error))
 
     def yard() -> float:
@@ -369,17 +374,18 @@ def _storm_kernel(scale: int) -> Bench:
             total += perf_counter() - begin
             if got != at:  # something of this process has been freed above in the meantime
                 kernel.libc.mmap(at, PAGE, PROT_READ | PROT_WRITE, _ANON | MAP_FIXED, -1, 0)
-                filled.append((got, PAGE))
+                mapped.append((got, PAGE))
         for i in spots:  # what has joined its neighbours is cut off again
             if not i & 1:
                 kernel.mprotect(base + (i << 12), PAGE, PROT_READ)
         return total / n
 
-    def close() -> None:
-        for at, size in [*filled, (base, count << 12)]:
-            kernel.munmap(at, size)
+    return Bench(ours, yard, close=lambda: _unmap(kernel, mapped))
 
-    return Bench(ours, yard, close=close)
+
+def _unmap(kernel: Kernel, mapped: list[tuple[int, int]]) -> None:
+    for at, size in mapped:
+        kernel.munmap(at, size)
 
 
 MEMORY: tuple[Workload, ...] = (

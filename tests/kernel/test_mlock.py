@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vmviz.kernel import KernelError, Machine
+from vmviz.kernel.errors import UnsupportedError
 from vmviz.kernel.mm import flags as F
 from vmviz.kernel.mm.page_flags import PG_MLOCKED, PG_UNEVICTABLE
 from vmviz.kernel.verify import leaves, verify
@@ -240,6 +241,13 @@ def test_mincore_looks_at_entries_and_the_page_cache(m: Machine) -> None:
     assert m.mincore(B + 8 * P, 4 * P) == b"\0\1\0\0"
     m.mmap(B + 16 * P, 2 * P, 3, F.MAP_SHARED | F.MAP_FIXED, m.open("/dev/fb0"))
     assert m.mincore(B + 16 * P, 2 * P) == b"\0\0"
+
+
+def test_an_answer_of_mincore_that_no_memory_could_hold_is_refused(m: Machine) -> None:
+    m.sysctl("vm.overcommit_memory", 1)
+    at = m.mmap(B, 32 << 40, 3, ANON)
+    with pytest.raises(UnsupportedError, match="64 GiB at most"):
+        m.mincore(at, 32 << 40)
 
 
 def test_msync_cleans_pages_and_the_next_write_is_noticed(m: Machine) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from ..arch.x86 import _PAGE_PRESENT, _PAGE_PROTNONE
-from ..errors import KernelError
+from ..errors import KernelError, UnsupportedError
 from .filemap import inode_of
 from .flags import VM_HUGETLB, VM_PFNMAP
 from .huge_memory import HPAGE_PMD_SIZE
 from .hugetlb_pool import cached_page, vma_hugecache_offset
 from .mm_types import Mm
 from .vma import Vma
+
+MAX_PAGES = 1 << 24
+"""The longest answer: 64 GiB of memory, a byte for each page."""
 
 
 def do_mincore(mm: Mm, start: int, length: int) -> bytes:
@@ -20,7 +23,8 @@ def do_mincore(mm: Mm, start: int, length: int) -> bytes:
     Errors in the kernel's order: EINVAL (unaligned), ENOMEM (beyond user space; a hole).  A mapped entry
     counts as resident, an empty one if its page of the file is cached; VM_PFNMAP mappings are looked up in
     the file's page cache only, where a device has nothing.  Simplified: the process may write every file
-    that it maps.  A swapped out page is resident while the swap cache has it.
+    that it maps.  A swapped out page is resident while the swap cache has it.  Raises `UnsupportedError` where the
+    answer would be longer than `MAX_PAGES`.
     """
     if start & 4095:
         raise KernelError("EINVAL", "mincore", f"address {start:#x} is not page aligned")
@@ -33,6 +37,8 @@ def do_mincore(mm: Mm, start: int, length: int) -> bytes:
         if vma is None:
             raise KernelError("ENOMEM", "mincore", f"nothing is mapped at {at:#x}")
         stop = min(vma.end, end)
+        if stop - start > MAX_PAGES << 12:
+            raise UnsupportedError(f"mincore tells of {MAX_PAGES << 12 >> 30} GiB at most")
         out += _resident(mm, vma, at, stop).tobytes()
         at = stop
     return bytes(out)

@@ -14,6 +14,7 @@ from vmviz.kernel import KernelError, Machine, SignalRaised
 from vmviz.kernel.arch.x86 import _PAGE_ACCESSED, _PAGE_DIRTY, _PAGE_PSE, _PAGE_RW, pmd_pfn
 from vmviz.kernel.fs.proc import kpagecount, kpageflags, pagemap_entry
 from vmviz.kernel.mm import flags as F
+from vmviz.kernel.mm import khugepaged
 from vmviz.kernel.mm.page_flags import PG_COMPOUND, PG_DIRTY, PG_EXCLUSIVE, PG_SWAPBACKED
 from vmviz.kernel.verify import huge_leaves, verify
 
@@ -228,6 +229,24 @@ def test_collapse_gathers_small_pages() -> None:
     assert m.mm.counters.data["pgtables"] == tables
     assert (m.mm.counters.data["anon"], m.mm.counters.data["swap"]) == (512, 0)
     assert m.load(at, 6 * PAGE).data == b"\0\0\0\x09\0\x08"
+    assert verify(m) == []
+
+
+def test_collapse_passes_over_what_has_no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    m = machine("never")
+    m.sysctl("vm.overcommit_memory", 1)
+    at = area(m, 32 << 40)
+    m.store(at + (1 << 30), 1)
+    m.store(at + (20 << 40) + HUGE, 1)
+    seen: list[int] = []
+    scan = khugepaged.hpage_collapse_scan_pmd
+    monkeypatch.setattr(
+        khugepaged, "hpage_collapse_scan_pmd", lambda mm, vma, va: seen.append(va) or scan(mm, vma, va)
+    )
+    with pytest.raises(KernelError, match="EINVAL"):
+        m.madvise(at, 32 << 40, F.MADV_COLLAPSE)
+    assert leaves(m) == [at + (1 << 30), at + (20 << 40) + HUGE]
+    assert len(seen) < 3 * 512
     assert verify(m) == []
 
 

@@ -42,12 +42,15 @@ def madvise_collapse(mm: Mm, vma: Vma, start: int, end: int, _advice: int) -> No
     low, high = (start + HPAGE_PMD_SIZE - 1) & HPAGE_PMD_MASK, end & HPAGE_PMD_MASK
     if high < low:
         raise KernelError("EINVAL", "madvise", "the range holds no aligned 2 MiB")
-    last = SCAN_SUCCEED
-    for haddr in range(low, high, HPAGE_PMD_SIZE):
+    last, haddr = SCAN_SUCCEED, low
+    while haddr < high:
         result = hpage_collapse_scan_pmd(mm, vma, haddr)
         last = result or last
         if result == SCAN_ALLOC_HUGE_PAGE_FAIL:
             break
+        haddr += HPAGE_PMD_SIZE
+        if result == SCAN_FAIL:  # where there is no table either, the outcome is the same
+            haddr = mm.sys.arena.next_parent(mm.pgd, haddr, high)
     if last:
         raise KernelError(last, "madvise", "a part of the range cannot be made huge")
 

@@ -228,6 +228,12 @@ class PageWalk:
                 yield slot, self.entries[slot : slot + ((stop - 1 - va) >> shift) + 1], va
                 va = stop
 
+    def next_parent(self, pgd: int, start: int, end: int) -> int:
+        """The lowest address in ``[start, end)`` on the way to which a table above the last level is; ``end`` where
+        none is.  ``start`` is that of a last-level table's span.
+        """
+        return next((va for _, _, va in self._parents(pgd, start, end)), end)
+
     def _parent(self, pgd: int, va: int) -> int:
         """The row of the table above the lowest level on the way to ``va``; -1 when a table is missing."""
         row = pgd

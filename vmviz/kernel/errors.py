@@ -7,17 +7,14 @@ handler could not serve.  `UnsupportedError` names an operation that the simulat
 
 from __future__ import annotations
 
-import attrs
-
-from .value import Value
+from .plain import Plain
 
 
 class VmvizError(Exception):
     """The base of every error that vmviz raises on purpose; its text is fit to be shown to a user."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class LegalRange(Value):
+class LegalRange(Plain):
     """The nearest range that a refused call would have accepted, in bytes."""
 
     address: int
@@ -29,8 +26,7 @@ class LegalRange(Value):
         return self.address + self.size
 
 
-@attrs.frozen(eq=False, repr=False)
-class CheckResult(Value):
+class CheckResult(Plain):
     """One condition that a kernel function judged: its name, both sides as text, and the outcome.
 
     ``passed`` is the outcome of the comparison; ``reached`` is false for a check that the kernel did not come
@@ -46,8 +42,7 @@ class CheckResult(Value):
     note: str = ""
 
 
-@attrs.frozen(eq=False, repr=False)
-class Refusal(Value):
+class Refusal(Plain):
     """Why a call was refused: the check that failed, in words, and the nearest legal range (None: there is
     none).
     """

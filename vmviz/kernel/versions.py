@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import difflib
 
-import attrs
-
 from .errors import VmvizError
-from .value import Value
+from .plain import Plain
 
 
-@attrs.frozen(eq=False, repr=False)
-class KernelVersion(Value):
+class KernelVersion(Plain):
     """The differences of one version to 6.1, each where it is asked for.
 
     >>> kernel_version("6.18").munlock_merges, kernel_version("6.12").munlock_merges

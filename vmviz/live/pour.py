@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-import attrs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,6 +42,7 @@ from vmviz.kernel.mm.page_flags import (
     PG_ZERO,
 )
 from vmviz.kernel.mm.vma_columns import VmaColumns
+from vmviz.kernel.plain import Plain
 from vmviz.live.errors import LiveError
 from vmviz.live.image import (
     KPF_NOPAGE,
@@ -94,8 +94,7 @@ def has(values: U64, bits: int) -> Mask:
     return mask
 
 
-@attrs.frozen
-class SortedPages:
+class SortedPages(Plain):
     """The rows of an image, sorted by what they are.
 
     ``vma`` is each row's VMA (ordinal).  ``counted``: a page with a struct page that rss counts; ``zero``:

@@ -6,10 +6,9 @@ import re
 from bisect import bisect_right
 from typing import Protocol
 
-import attrs
-
 from vmviz.kernel.errors import VmvizError
-from vmviz.kernel.value import Value
+
+from ..kernel.plain import Plain
 
 WINDOW = 100
 """The most characters of a source line that a message shows; a longer line is cut around the error."""
@@ -26,8 +25,7 @@ class Positioned(Protocol):
     def end_column(self) -> int: ...
 
 
-@attrs.frozen(eq=False, repr=False, kw_only=True)
-class Place(Value):
+class Place(Plain, kw_only=True):
     """A place in a text: ``line`` and ``column`` from 1, ``end_column`` one past the last character."""
 
     line: int = 1

@@ -20,6 +20,7 @@ from ..kernel.machine import Config, Machine
 from ..kernel.mm.memory.zap_checks import CONTRACTS
 from ..kernel.mm.page_alloc import OutOfMemory
 from ..kernel.mm.vma import Vma
+from ..kernel.plain import evolve
 from ..kernel.syscalls import VmaNotFound
 from ..kernel.versions import VERSIONS
 from .errors import ScriptError
@@ -288,7 +289,7 @@ class Runner:
             self._fail(
                 argument, f"{argument.name} {value!r} contradicts --{option} {given} on the command line"
             )
-        changed = attrs.evolve(config, **{BOOT_KEYS[argument.name]: value})
+        changed = evolve(config, **{BOOT_KEYS[argument.name]: value})
         try:
             changed.validate()
         except VmvizError as error:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from ..kernel.errors import VmvizError
 from ..kernel.mm.vma import Vma
+from ..kernel.plain import Plain
 
 if TYPE_CHECKING:
     from ..kernel.machine import Machine
@@ -31,8 +30,7 @@ class InsideStatement(VmvizError):
     """A new statement was asked for inside of one: play that to its end or take it back first."""
 
 
-@attrs.frozen
-class Pending:
+class Pending(Plain):
     """A statement of the story that has not been run; ``told`` is the comment that belongs to it."""
 
     statement: Statement
@@ -41,8 +39,7 @@ class Pending:
     told: str = ""
 
 
-@attrs.frozen
-class Done:
+class Done(Plain):
     """A statement that has been run: its outcome, the variables before and after it, where it came from."""
 
     statement: Statement
@@ -62,8 +59,7 @@ class Done:
         return self.outcome.end
 
 
-@attrs.frozen
-class _Future:
+class _Future(Plain):
     """What lies after the position, in case a statement that is about to drop it makes no sense."""
 
     done: list[Done]

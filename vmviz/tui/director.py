@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
-
 from ..kernel.errors import VmvizError
+from ..kernel.plain import Plain
 from ..kernel.trace.bulk import Bulk
 from ..kernel.trace.journal import Enter
 from ..session.player import Player
@@ -25,8 +24,7 @@ PAGE = 4096
 ZAPS = ("zap_vma_ptes", "zap_special_vma_range")
 
 
-@attrs.define
-class Selection:
+class Selection(Plain, frozen=False):
     """The user's selection: the row where it began (its VMA is the one meant) and the row of its far end."""
 
     anchor: int

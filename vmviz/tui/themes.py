@@ -34,7 +34,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import attrs
 import platformdirs
 from rich.color import Color, ColorParseError
 from rich.style import Style
@@ -45,6 +44,8 @@ from textual.theme import Theme as TextualTheme
 
 from vmviz.kernel.errors import VmvizError
 from vmviz.views.cells import ROLES
+
+from ..kernel.plain import Plain
 
 DEFAULT_THEME: Final = "vmviz-dark"
 LIGHT_THEME: Final = "vmviz-light"
@@ -91,8 +92,7 @@ def _nearest(word: str, words: Collection[str]) -> str:
     return next(iter(get_close_matches(word, list(words), n=1, cutoff=0.5)), "")
 
 
-@attrs.frozen
-class Theme:
+class Theme(Plain):
     """A theme, read and validated; ``roles`` has a style for every role, ``rows`` for every row variant."""
 
     name: str
@@ -117,8 +117,7 @@ class Theme:
         return Style(color=self.textual["foreground"], bgcolor=self.textual["background"])
 
 
-@attrs.define
-class _Reader:
+class _Reader(Plain, frozen=False):
     """Reads one theme file (with what it inherits) and knows where an error is."""
 
     path: Path

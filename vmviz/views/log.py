@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
-
+from ..kernel.plain import Plain
 from ..session.session import Session
 from .cells import Line, fit
 from .strip import call_text
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
     from ..script.outcome import Outcome
 
 
-@attrs.frozen
-class LogRow:
+class LogRow(Plain):
     """One row: ``kind`` is "done", "future" (run, but after the position), "pending" or "border"; ``n`` its number."""
 
     kind: str

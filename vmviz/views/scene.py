@@ -5,17 +5,15 @@ Selections are kept as addresses, never as row numbers, so that they survive eve
 
 from __future__ import annotations
 
-import attrs
-
 from ..kernel.machine import Machine
 from ..kernel.mm.mm_types import Mm
 from ..kernel.mm.vma import Vma
+from ..kernel.plain import Plain, field
 from ..script.values import format_size
 from .trail import Trail
 
 
-@attrs.frozen
-class Range:
+class Range(Plain):
     """A range of virtual addresses in bytes, ``[start, end)``; the VMA meant is the one that holds ``anchor``."""
 
     start: int
@@ -23,8 +21,7 @@ class Range:
     anchor: int
 
 
-@attrs.define
-class Scene:
+class Scene(Plain, frozen=False):
     """What the views need; a view never keeps one beyond the row that it makes.
 
     ``cursor`` is a virtual address.  ``range`` is the selection, or the range of the statement under the position.
@@ -35,14 +32,14 @@ class Scene:
     machine: Machine
     cursor: int = 0
     range: Range | None = None
-    trail: Trail = attrs.field(default=None)
-    labels: dict[str, int] = attrs.field(factory=dict)
+    trail: Trail = field(default=None)
+    labels: dict[str, int] = field(factory=dict)
     readable: bool = False
     pfn: int = -1
-    mm: Mm = attrs.field(init=False)
+    mm: Mm = field(init=False)
     """The address space that is shown."""
 
-    def __attrs_post_init__(self) -> None:
+    def __post_init__(self) -> None:
         self.mm = self.machine.mm
         if self.trail is None:
             end = self.machine.journal.position

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
-
+from ..kernel.plain import Plain
 from .cells import Line, wrapped
 
 if TYPE_CHECKING:
     from ..script.outcome import Outcome
 
 
-@attrs.frozen
-class Strip:
+class Strip(Plain):
     """What the strip shows: its title, what stands at the right of the title, its lines, whether it wants attention.
 
     ``legal`` is the statement that Enter would run instead of a refused one, "" when there is none.

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-import attrs
-
-from ..value import Value
+from ..plain import Plain, field
 
 
-@attrs.frozen(eq=False, repr=False)
-class Level(Value):
+class Level(Plain):
     """One level of page tables: ``shift`` is its lowest address bit, ``bits`` the width of its index.
 
     >>> Level("pmd", 21, 9).span, Level("pmd", 21, 9).entries
@@ -21,12 +18,12 @@ class Level(Value):
     name: str
     shift: int
     bits: int
-    span: int = attrs.field(init=False)
+    span: int = field(init=False)
     """Bytes of address space under one entry."""
-    entries: int = attrs.field(init=False)
+    entries: int = field(init=False)
     """Entries of one table (PTRS_PER_PTE and its kin)."""
 
-    def __attrs_post_init__(self) -> None:
+    def __post_init__(self) -> None:
         object.__setattr__(self, "span", 1 << self.shift)
         object.__setattr__(self, "entries", 1 << self.bits)
 
@@ -45,8 +42,7 @@ def make_levels(page_shift: int, **bits: int) -> tuple[Level, ...]:
     return tuple(levels)
 
 
-@attrs.frozen(eq=False, repr=False)
-class EntryBit(Value):
+class EntryBit(Plain):
     """A bit, or a field of ``width`` bits, of a page-table entry.
 
     >>> pkey = EntryBit("PKEY", 59, "protection key", width=4)
@@ -65,9 +61,9 @@ class EntryBit(Value):
     """Entries where it has this meaning."""
     when: Literal["any", "present", "absent"] = "any"
     """Whether the meaning needs the present bit set or clear."""
-    mask: int = attrs.field(init=False)
+    mask: int = field(init=False)
 
-    def __attrs_post_init__(self) -> None:
+    def __post_init__(self) -> None:
         object.__setattr__(self, "mask", ((1 << self.width) - 1) << self.bit)
 
     def applies(self, level: str, scope: str, when: str) -> bool:
@@ -98,8 +94,7 @@ def mask_of(bits: Iterable[EntryBit], *names: str) -> int:
     return sum(first[name] for name in names)
 
 
-@attrs.frozen(eq=False, repr=False, kw_only=True)
-class Masks(Value):
+class Masks(Plain, kw_only=True):
     """Which bits play which role; 0 where an architecture has none."""
 
     present: int
@@ -108,10 +103,8 @@ class Masks(Value):
     dirty: int
     change_keeps: int
     """What pte_modify keeps of the old entry (_PAGE_CHG_MASK)."""
-    huge_change_keeps: int = attrs.field(
-        default=attrs.Factory(lambda self: self.change_keeps, takes_self=True)
-    )
-    """The same for leaves above the last level (_HPAGE_CHG_MASK)."""
+    huge_change_keeps: int = -1
+    """The same for leaves above the last level (_HPAGE_CHG_MASK); -1: the same bits."""
     protnone: int = 0
     """Marks an entry without ``present`` whose frame is kept (_PAGE_PROTNONE)."""
     user: int = 0
@@ -133,9 +126,12 @@ class Masks(Value):
     none_ignores: int = 0
     """Bits that an empty entry may have (_PAGE_KNL_ERRATUM_MASK)."""
 
+    def __post_init__(self) -> None:
+        if self.huge_change_keeps < 0:
+            object.__setattr__(self, "huge_change_keeps", self.change_keeps)
 
-@attrs.frozen(eq=False, repr=False)
-class SwapLayout(Value):
+
+class SwapLayout(Plain):
     """Where a not-present entry keeps the number of its swap file and its slot.
 
     >>> SwapLayout(59, 5, 9, 50, inverted=True).encode(3, 0xABCDEF) == 0x1FFFFFFEA8642000
@@ -150,9 +146,9 @@ class SwapLayout(Value):
     """The offset is stored inverted, so that its top bits point nowhere in RAM (the L1TF guard)."""
     bits: tuple[EntryBit, ...] = ()
     """The flags of a swap entry."""
-    offset_mask: int = attrs.field(init=False)
+    offset_mask: int = field(init=False)
 
-    def __attrs_post_init__(self) -> None:
+    def __post_init__(self) -> None:
         object.__setattr__(self, "offset_mask", ((1 << self.offset_bits) - 1) << self.offset_shift)
 
     def encode(self, type: int, offset: int) -> int:

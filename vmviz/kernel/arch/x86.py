@@ -12,9 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import attrs
-
-from ..value import Value
+from ..plain import Plain
 
 __all__ = [
     "PAGE_COPY",
@@ -356,8 +354,7 @@ def cachemode2protval(mode: str) -> int:
 # Rights along a walk
 
 
-@attrs.frozen(eq=False, repr=False)
-class Rights(Value):
+class Rights(Plain):
     """What a walk lets through: stores, user mode, instruction fetches (reads always)."""
 
     write: bool

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import attrs
-
 from ..errors import KernelError
 from ..mm.filemap import MEMORY_KINDS, filemap_fault
 from ..mm.flags import F_SEAL_FUTURE_WRITE, VM_MAYWRITE, VM_SHARED, VM_WRITE
@@ -18,11 +16,10 @@ from ..mm.mm_types import File, Inode, Mm, System, VmOperations
 from ..mm.mmap import Backing
 from ..mm.page_alloc import DRIVER
 from ..mm.vma import Vma
-from ..value import Value
+from ..plain import Plain
 
 
-@attrs.frozen(eq=False, repr=False)
-class Driver(Value):
+class Driver(Plain):
     """A character device or PCI resource file.
 
     ``mmap(mm, vma)`` is the file's mmap method: it returns the VMA as it left it, or raises `KernelError`.

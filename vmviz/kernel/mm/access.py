@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import attrs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,8 +24,8 @@ from ..arch.x86 import (
     pmd_pfn,
 )
 from ..errors import CallerBugError, SignalRaised, UnknownContentsError
+from ..plain import Plain
 from ..trace.bulk import Bulk, SetLane
-from ..value import Value
 from .access_one import touch_one
 from .brk import expand_downwards
 from .contents import Contents
@@ -49,8 +48,7 @@ SHOWN_PAGES = 16
 NOT_READ = "what the page holds was not read: vmviz imports no contents"
 
 
-@attrs.frozen(eq=False, repr=False)
-class Access(Value):
+class Access(Plain):
     """What an access did: pages ``touched``; ``data``, the first byte of each page of a read (16 at most), or
     the bytes read when they lie in one page (None where the pages are those of an imported process, whose
     contents were not read: ``why`` says so); minor and major faults.

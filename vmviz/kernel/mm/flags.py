@@ -11,9 +11,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-import attrs
-
-from ..value import Value
+from ..plain import Plain
 
 # The bits of vm_flags, from include/linux/mm.h.
 VM_NONE: Final = 0x0
@@ -209,8 +207,7 @@ O_PATH: Final = 0o1000_0000
 O_TMPFILE: Final = 0o2000_0000 | O_DIRECTORY
 
 
-@attrs.frozen(eq=False, repr=False)
-class VmFlag(Value):
+class VmFlag(Plain):
     """One bit of vm_flags: number, code in smaps ("": smaps is silent), name and meaning."""
 
     bit: int

@@ -8,11 +8,9 @@ from collections.abc import Callable
 from errno import errorcode
 from typing import NoReturn
 
-import attrs
-
 from ..arch.x86 import _PAGE_CHG_MASK, vm_get_page_prot
 from ..errors import CallerBugError, KernelError
-from ..value import Value
+from ..plain import Plain
 from .filemap import MEMORY_KINDS, get_inode, put_inode
 from .flags import (
     F_SEAL_WRITE,
@@ -73,8 +71,7 @@ TOP = 1 << 64
 HUGE = 2 << 20
 
 
-@attrs.frozen(eq=False, repr=False)
-class Backing(Value):
+class Backing(Plain):
     """What a file brings to a mapping: its inode, and what its ``mmap`` method does to the new VMA."""
 
     file: File

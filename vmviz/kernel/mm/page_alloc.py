@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import VmvizError
-from ..value import Value
+from ..plain import Plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,8 +36,7 @@ class OutOfMemory(VmvizError):
     """No free block of the wanted order is left in any zone."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class Zone(Value):
+class Zone(Plain):
     """A zone of physical memory: frames ``start_pfn`` to ``end_pfn`` (exclusive)."""
 
     name: str

@@ -15,8 +15,9 @@ from textual.color import Color
 from textual.filter import ANSIToTruecolor, DimFilter, LineFilter, Monochrome, NoColor
 from textual.strip import Strip
 
-from vmviz.tui.ansistrip import AnsiStrip, DirectLines, filtered
+from vmviz.tui.ansistrip import AnsiStrip, Look, filtered
 from vmviz.tui.app import VmvizApp
+from vmviz.tui.directlines import DirectLines
 from vmviz.tui.panes.frames import FramePane
 from vmviz.tui.styles import StyleError, StyleTable, book
 from vmviz.tui.themes import available_themes, load_theme
@@ -60,7 +61,7 @@ def plain(strip: Strip) -> Strip:
 def strips() -> list[AnsiStrip]:
     table = book().table("cursor")
     return [
-        AnsiStrip(line, 13, table, ascii_glyphs, tail, book().table())
+        AnsiStrip(line, Look(13, table, ascii_glyphs, tail, book().table()))
         for line in LINES
         for ascii_glyphs in (False, True)
         for tail in ("", "│")
@@ -71,7 +72,7 @@ def strips() -> list[AnsiStrip]:
 def test_a_terminal_shows_what_the_segments_say(theme: str) -> None:
     for variant in ("", "cursor", "hover"):
         for line in LINES:
-            strip = AnsiStrip(line, 13, book(theme).table(variant), False, "│", book(theme).table())
+            strip = AnsiStrip(line, Look(13, book(theme).table(variant), False, "│", book(theme).table()))
             assert strip.cell_length == 14 == len(strip.text)
             assert cells(strip.render(console())) == cells(plain(strip).render(console()))
 
@@ -79,13 +80,13 @@ def test_a_terminal_shows_what_the_segments_say(theme: str) -> None:
 @pytest.mark.parametrize("width", [0, 1, 2, 12, 13, 30])
 def test_it_is_exactly_as_wide_as_it_is_told(width: int) -> None:
     for line in LINES:
-        strip = AnsiStrip(line, width, book().table())
+        strip = AnsiStrip(line, Look(width, book().table()))
         assert strip.cell_length == len(strip.text) == width
         assert cells(strip.render(console())) == cells(plain(strip).render(console()))
 
 
 def test_nothing_in_a_text_steers_the_terminal() -> None:
-    rendered = AnsiStrip(LINES[3], 13, book().table()).render(console())
+    rendered = AnsiStrip(LINES[3], Look(13, book().table())).render(console())
     assert "\x1b[2J" not in rendered
     assert "\n" not in rendered
     assert cells(rendered)[0][0][0] == "?"
@@ -93,7 +94,7 @@ def test_nothing_in_a_text_steers_the_terminal() -> None:
 
 def test_an_unknown_role_is_an_error() -> None:
     with pytest.raises(StyleError, match="devise"):
-        AnsiStrip([("x", "devise")], 5, book().table()).render(console())
+        AnsiStrip([("x", "devise")], Look(5, book().table())).render(console())
 
 
 @pytest.mark.parametrize("cuts", [[14], [3, 14], [1, 2, 14], [5, 9], [20]])
@@ -118,9 +119,9 @@ def filters() -> list[LineFilter]:
     return [ANSIToTruecolor(DEFAULT_TERMINAL_THEME), NoColor(), Monochrome(), DimFilter()]
 
 
-def on(ground: Color) -> Any:
-    """A widget with a background."""
-    return SimpleNamespace(background_colors=(ground, ground))
+def on(ground: Color, by: LineFilter) -> Any:
+    """A widget with a background and a filter."""
+    return SimpleNamespace(background_colors=(ground, ground), get_line_filters=lambda: [by])
 
 
 @pytest.mark.parametrize("which", range(4))
@@ -130,17 +131,17 @@ def test_it_is_filtered_as_any_strip(which: int, theme: str) -> None:
     if isinstance(by, DimFilter) and load_theme(theme).ansi:
         pytest.skip("Textual's DimFilter knows no colours of the terminal's own")
     for line in LINES:
-        strip = AnsiStrip(line, 13, book(theme).table("cursor.blur"), False, "│", book(theme).table())
-        (after,) = filtered([strip], by, on(ground))
+        strip = AnsiStrip(line, Look(13, book(theme).table("cursor.blur"), False, "│", book(theme).table()))
+        (after,) = filtered([strip], on(ground, by))
         expected = plain(strip).apply_filter(by, ground)
         assert cells(after.render(console())) == cells(expected.render(console()))
         assert [s.text for s in after] == [s.text for s in expected]
 
 
 def test_textuals_own_filter_leaves_truecolor_alone_and_keeps_the_strip() -> None:
-    strip = AnsiStrip(LINES[1], 13, StyleTable({"text": book().style("text"), **book().table()}))
+    strip = AnsiStrip(LINES[1], Look(13, StyleTable({"text": book().style("text"), **book().table()})))
     by = filters()[0]
-    (after,) = filtered([strip], by, on(Color.parse("#101418")))
+    (after,) = filtered([strip], on(Color.parse("#101418"), by))
     assert type(after) is AnsiStrip
 
 

@@ -20,8 +20,8 @@ from vmviz.kernel.mm.vma_chunks import VmaChunks
 from vmviz.live import load_image, write_snapshot
 from vmviz.session.session import Session
 from vmviz.session.story import live_session
-from vmviz.tui.ansistrip import DirectLines
 from vmviz.tui.app import VmvizApp
+from vmviz.tui.directlines import DirectLines
 from vmviz.tui.linegrid import LineGrid
 from vmviz.tui.panes.log import LogPane
 from vmviz.tui.panes.tree import TreePane

@@ -10,9 +10,9 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from vmviz.tui.ansistrip import DirectCompositor, DirectUpdate
 from vmviz.tui.app import VmvizApp
 from vmviz.tui.command import CommandLine
+from vmviz.tui.directlines import DirectCompositor, DirectUpdate
 from vmviz.tui.panes.frames import FramePane
 from vmviz.tui.panes.ruler import Ruler
 from vmviz.tui.panes.vmas import VmaPane

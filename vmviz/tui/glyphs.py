@@ -167,16 +167,15 @@ def ascii_wanted(env: Mapping[str, str], encoding: str, term: str) -> bool:
     return bool(code_set) and code_set.lower().replace("-", "") != "utf8"
 
 
-CLEAN: Final[tuple[set[str], set[str]]] = (set(), set())
-"""Texts that `clean` and `to_ascii` are known to leave alone: most cells are of a few kinds, shown over and over."""
+CLEAN: Final[tuple[dict[str, int], dict[str, int]]] = ({}, {})
+"""The lengths of texts that `clean` and `to_ascii` leave alone: most cells are of a few kinds, shown over and over."""
 _MOST_KNOWN = 8192
 
 
 def cleaned(text: str, plain: bool) -> str:
-    """The text as the terminal may have it, ``plain``: in ASCII; noted in `CLEAN` when it is that already."""
+    """The text as the terminal may have it, ``plain``: in ASCII; from then on it is known in `CLEAN`."""
     known, made = CLEAN[plain], to_ascii(text) if plain else clean(text)
-    if made == text:
-        if len(known) >= _MOST_KNOWN:
-            known.clear()
-        known.add(text)
+    if len(known) >= _MOST_KNOWN:
+        known.clear()
+    known[made] = len(made)
     return made

@@ -13,7 +13,7 @@ from textual.geometry import Offset, Region, Size, Spacing
 from textual.layout import ArrangeResult, Layout, WidgetPlacement
 from textual.widget import Widget
 
-from .ansistrip import DirectScreen
+from .directlines import DirectScreen
 
 WIDE_COLUMNS = 100
 PANES = ("vmas", "tree", "frames", "log")

@@ -18,7 +18,8 @@ from textual.geometry import Region, Size
 from textual.message import Message
 from textual.strip import Strip
 
-from vmviz.tui.ansistrip import AnsiStrip, DirectLines
+from vmviz.tui.ansistrip import AnsiStrip, Look
+from vmviz.tui.directlines import DirectLines
 from vmviz.tui.glyphs import to_ascii
 from vmviz.tui.linemouse import TITLE_ROWS, LineMouse
 from vmviz.tui.styles import StyleBook, book_for, rule_line
@@ -95,8 +96,9 @@ class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
         self.rows_rendered = 0
         self.rows_pulled = 0
         self._book: StyleBook | None = None
-        self._strips: dict[int, tuple[str, str, Strip]] = {}
-        self._look: tuple[object, ...] = ()
+        self._strips: dict[int, tuple[str, str, AnsiStrip]] = {}
+        self._looks: dict[tuple[str, str], Look] = {}
+        self._made_for: tuple[object, ...] = ()
         self._cursor = self._first = 0
         self._hover = None
         self._drag_from = None
@@ -109,7 +111,7 @@ class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
         raise NotImplementedError
 
     def row(self, index: int, width: int) -> Line:
-        """The row as cells; the grid cuts or pads it to ``width`` columns."""
+        """The row as cells, which are kept until it is touched; the grid cuts or pads them and adds the cursor."""
         raise NotImplementedError
 
     def row_class(self, index: int) -> str:
@@ -247,10 +249,10 @@ class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
         if book is None:
             book = self._book = book_for(self.app)
         plain = bool(getattr(self.app, "ascii_glyphs", False))
-        rules, strips = book.table(), self._strips
-        look = width, text_width, book.generation, plain
-        if look != self._look:
-            self._look = look
+        strips, looks = self._strips, self._looks
+        if self._made_for != (made_for := (width, text_width, book.generation, plain)):
+            self._made_for = made_for
+            looks.clear()
             strips.clear()
         bars = self._bars(count)
         plain_bar, double_bar = "│║" if self.right_rule and width else ("", "")
@@ -262,23 +264,39 @@ class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
         for y in lines:
             row = y + shift
             bar = double_bar if y in bars else plain_bar
+            variant = ""
             if y < TITLE_ROWS or row >= count:
                 line = self.title_line(text_width) if y < TITLE_ROWS else []
-                out.append(AnsiStrip(line, text_width, rules, plain, bar))
-                continue
-            self.rows_rendered += 1
-            variant = self._variant(row) if row == cursor or varied else ""
-            kept = strips.get(row)
-            if kept is None or kept[0] != variant or kept[1] != bar:
-                self.rows_pulled += 1
+            else:
+                self.rows_rendered += 1
+                if row == cursor or varied:
+                    variant = self._variant(row)
+                kept = strips.get(row)
+                if kept is not None and kept[0] == variant and kept[1] == bar:
+                    out.append(kept[2])
+                    continue
+                line = self._line_of(row, text_width, kept and kept[2])
+            look = looks.get((variant, bar))
+            if look is None:
                 # The rule at the right is a rule on every row: it does not take the row's background.
-                table = book.table(variant) if variant else rules
-                strip = AnsiStrip(self.row(row, text_width), text_width, table, plain, bar, rules)
-                if len(strips) >= _CACHED_ROWS:
-                    strips.clear()
-                kept = strips[row] = variant, bar, strip
-            out.append(kept[2])
+                look = Look(text_width, book.table(variant), plain, bar, book.table())
+                looks[variant, bar] = look
+            strip = AnsiStrip(line, look)
+            if y >= TITLE_ROWS and row < count:
+                strips[row] = variant, bar, strip
+            out.append(strip)
         return out
+
+    def _line_of(self, row: int, columns: int, strip: AnsiStrip | None) -> Line:
+        """A row's cells: those of its strip, which was made for another cursor or rule, or else pulled."""
+        if strip is not None:
+            return strip.line
+        self.rows_pulled += 1
+        if len(self._strips) >= _CACHED_ROWS:
+            visible = self.visible_rows
+            for old in [old for old in self._strips if old not in visible]:
+                del self._strips[old]
+        return self.row(row, columns)
 
     def _variant(self, row: int) -> str:
         if self.row_cursor and row == self.cursor:

@@ -12,7 +12,8 @@ from textual.widget import Widget
 
 from ..views.cells import Line, fit, width
 from ..views.strip import Strip
-from .ansistrip import AnsiStrip, DirectLines
+from .ansistrip import AnsiStrip, Look
+from .directlines import DirectLines
 from .keymap import bar, gap
 from .styles import StyleBook, book_for, rule_line
 
@@ -85,7 +86,7 @@ class LineStrip(DirectLines, Widget):
             self._book = book_for(self.app)
         line = fit(self._lines[y], columns) if y < len(self._lines) else []
         plain = bool(getattr(self.app, "ascii_glyphs", False))
-        return AnsiStrip(line, columns, self._book.table(), plain)
+        return AnsiStrip(line, Look(columns, self._book.table(), plain))
 
     def notify_style_update(self) -> None:
         super().notify_style_update()

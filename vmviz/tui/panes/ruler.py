@@ -5,7 +5,8 @@ from __future__ import annotations
 from textual.strip import Strip
 from textual.widget import Widget
 
-from vmviz.tui.ansistrip import AnsiStrip, DirectLines
+from vmviz.tui.ansistrip import AnsiStrip, Look
+from vmviz.tui.directlines import DirectLines
 from vmviz.tui.styles import StyleBook, book_for
 from vmviz.views.cells import Line
 from vmviz.views.ruler import WIDE, ruler
@@ -55,7 +56,7 @@ class Ruler(DirectLines, Widget):
             book = self._book = book_for(self.app)
         lines = self._made(width)
         plain = bool(getattr(self.app, "ascii_glyphs", False))
-        return AnsiStrip(lines[y] if y < len(lines) else [], width, book.table(), plain)
+        return AnsiStrip(lines[y] if y < len(lines) else [], Look(width, book.table(), plain))
 
     def notify_style_update(self) -> None:
         super().notify_style_update()

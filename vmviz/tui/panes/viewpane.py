@@ -25,7 +25,6 @@ class ViewPane(LineGrid):
         self._scene: Scene | None = None
         self._layout_name = "narrow"
         self._view: RowView | None = None
-        self._painted: dict[int, tuple[int, Line]] = {}
         self._ready: dict[int, tuple[int, Line]] = {}
         """Lines of this view that were made to compare them and are to be painted."""
 
@@ -53,7 +52,6 @@ class ViewPane(LineGrid):
             self.title_right = view.title_right
             self.touch_title()
         if view.row_count != count:
-            self._painted.clear()
             self._ready.clear()
             self.touch_all()
         else:
@@ -70,21 +68,17 @@ class ViewPane(LineGrid):
         """
         view, width, visible = self._view, self.text_width, self.visible_rows
         assert view is not None
-        stale = set()
         ready = self._ready = {}
-        painted = self._painted
+        stale, painted = set(), self._strips
         rows = painted if only is None else {row for rows in only for row in rows if row in painted}
         for row in rows:
-            columns, line = painted[row]
             if row not in visible:
                 stale.add(row)
                 continue
             new = view.row(row, width)
-            if columns != width or new != line:
+            if new != painted[row][2].line:
                 stale.add(row)
                 ready[row] = width, new
-        for row in stale:
-            del painted[row]
         if stale:
             self.touch_rows(stale)
 
@@ -94,12 +88,11 @@ class ViewPane(LineGrid):
         return self._view.row_count if self._view else 0
 
     def row(self, index: int, width: int) -> Line:
-        kept = self._ready.pop(index, None) if self._ready else None
-        if kept is None or kept[0] != width:
-            view = self._view
-            kept = width, view.row(index, width) if view else [(" " * width, "text")]
-        self._painted[index] = kept
-        return kept[1]
+        if self._ready:
+            columns, line = self._ready.pop(index, (-1, []))
+            if columns == width:
+                return line
+        return self._view.row(index, width) if self._view else [(" " * width, "text")]
 
     def can_stand(self, index: int) -> bool:
         return self._view is not None and self._view.can_stand(index)

@@ -40,12 +40,13 @@ class PackedMove(Packed):
     needs (None: one is there).
 
     ``freed`` are the tables that go with the old place, between ``floor`` and ``ceiling``.  ``gone`` lists the
-    translations that the flush took out of the TLBs: ``(store, key, old)``.  The numbers are what counters were before.
+    translations that the flush took out of the TLBs: ``(store, key, old)``.  ``before`` is
+    what the counters were.
     """
 
     __slots__ = (
-        *("ceiling", "committed", "floor", "freed", "gone", "hiwater_rss", "made", "map_count", "mm", "new"),
-        *("of_class", "pgtables", "pieces", "rss", "total_vm", "vma"),
+        *("before", "ceiling", "committed", "floor", "freed", "gone", "made", "mm", "new", "pieces", "rss"),
+        "vma",
     )
 
     def __init__(
@@ -58,7 +59,7 @@ class PackedMove(Packed):
         freed: list[Hung],
         limits: tuple[int, int],
     ) -> None:
-        data = mm.counters.data
+        self.before = before = mm.counters.data.copy()
         self.mm = mm
         self.vma = vma
         self.new = new
@@ -67,29 +68,26 @@ class PackedMove(Packed):
         self.freed = freed
         self.floor, self.ceiling = limits
         self.committed = mm.sys.commit.data["committed"]
-        self.map_count = data["map_count"]
-        self.total_vm = data["total_vm"]
-        self.pgtables = data["pgtables"]
-        self.hiwater_rss = data["hiwater_rss"]
-        self.rss = data["file"] + data["anon"] + data["shmem"]
-        name = stat_class(vma.vm_flags)
-        self.of_class = data[name] if name else 0
-        gone: list[tuple[Keyed, int, Any]] = []
+        self.rss = rss = before["file"] + before["anon"] + before["shmem"]
+        self.gone: list[tuple[Keyed, int, Any]] = []
         for tlb in mm.sys.tlbs:
             held = tlb.entries.data
             if held:
-                gone += [(tlb.entries, key, held[key]) for key in tlb.doomed(mm.id, 0, 0, whole=True)]
-        self.gone = gone
-        n = 22 + len(gone) + 8 * (len(made) - made.count(None))
-        for piece in pieces:
-            n += 4 if piece[2] > 1 else 7
+                self.gone += [(tlb.entries, key, held[key]) for key in tlb.doomed(mm.id, 0, 0, whole=True)]
+        vm_flags = vma.vm_flags
+        n = 22 + len(self.gone) + 8 * (len(made) - made.count(None) + len(freed)) + 4 * len(pieces)
+        for _, _, many, _ in pieces:
+            if many == 1:
+                n += 3
         if freed:
-            n += 3 + 8 * len(freed)
-        if name:
+            n += 3
+        if stat_class(vm_flags):
             n += 2
-        if vma.vm_flags & VM_ACCOUNT:
+        if vm_flags & VM_ACCOUNT:
             n += 2
-        self.nr_records = n + (self.rss > self.hiwater_rss)
+        if rss > before["hiwater_rss"]:
+            n += 1
+        self.nr_records = n
 
     def redo(self) -> None:
         """Do all writes again."""
@@ -115,8 +113,8 @@ class PackedMove(Packed):
         mm.vmas.put(vma.start, None)
         data = mm.counters.data
         made = len(self.made) - self.made.count(None)
-        data["pgtables"] = self.pgtables + ((made - len(self.freed)) << 12)
-        if self.rss > self.hiwater_rss:
+        data["pgtables"] = self.before["pgtables"] + ((made - len(self.freed)) << 12)
+        if self.rss > self.before["hiwater_rss"]:
             data["hiwater_rss"] = self.rss
 
     def undo(self) -> None:
@@ -124,8 +122,8 @@ class PackedMove(Packed):
         mm, vma = self.mm, self.vma
         arena, frames = mm.sys.arena, mm.sys.frames
         data = mm.counters.data
-        data["pgtables"] = self.pgtables
-        data["hiwater_rss"] = self.hiwater_rss
+        data["pgtables"] = self.before["pgtables"]
+        data["hiwater_rss"] = self.before["hiwater_rss"]
         mm.vmas.put(vma.start, vma)
         mm.vmas.put(self.new.start, None)
         for store, key, old in self.gone:
@@ -150,7 +148,7 @@ class PackedMove(Packed):
         told += [
             Enter("move_vma", (("old_addr", vma.start), there, ("new_len", size))),
             (mm.vmas, new.start, None, new),
-            _added(mm.counters, "map_count", self.map_count, 1),
+            _added(mm.counters, "map_count", self.before["map_count"], 1),
             Enter("move_page_tables", (("old_addr", vma.start), there, ("len", size))),
             *self._moved(),
             Leave("move_page_tables", size),
@@ -164,11 +162,11 @@ class PackedMove(Packed):
         told += [
             Enter("do_mas_align_munmap", span),
             (mm.vmas, vma.start, left, None),
-            _added(mm.counters, "map_count", self.map_count + 1, -1),
+            _added(mm.counters, "map_count", self.before["map_count"] + 1, -1),
             Enter("unmap_region", span),
         ]
-        if self.rss > self.hiwater_rss:
-            told.append((mm.counters, "hiwater_rss", self.hiwater_rss, self.rss))
+        if self.rss > self.before["hiwater_rss"]:
+            told.append((mm.counters, "hiwater_rss", self.before["hiwater_rss"], self.rss))
         told += [
             Enter("unmap_page_range", span),
             Leave("unmap_page_range", None),
@@ -183,9 +181,9 @@ class PackedMove(Packed):
 
     def _accounted(self, so_far: int, pages: int) -> list[Record]:
         counters, name = self.mm.counters, stat_class(self.vma.vm_flags)
-        told: list[Record] = [_added(counters, "total_vm", self.total_vm + so_far, pages)]
+        told: list[Record] = [_added(counters, "total_vm", self.before["total_vm"] + so_far, pages)]
         if name:
-            told.append(_added(counters, name, self.of_class + so_far, pages))
+            told.append(_added(counters, name, self.before[name] + so_far, pages))
         return told
 
     def _moved(self) -> list[Record]:
@@ -195,7 +193,7 @@ class PackedMove(Packed):
         level = len(arena.upper) - 1
         name = arena.mode.levels[level].name
         told: list[Record] = []
-        at, pgtables = self.vma.start, self.pgtables
+        at, pgtables = self.vma.start, self.before["pgtables"]
         for (slot, to, n, entries), hung in zip(self.pieces, self.made, strict=True):
             if hung is not None:
                 above, row, pfn = hung
@@ -237,7 +235,7 @@ class PackedMove(Packed):
         level = len(arena.upper) - 1
         span = 1 << arena.upper[-2][0]
         func = f"free_{arena.mode.levels[level].name}_range"
-        pgtables = self.pgtables + ((len(self.made) - self.made.count(None)) << 12)
+        pgtables = self.before["pgtables"] + ((len(self.made) - self.made.count(None)) << 12)
         told: list[Record] = [Enter("free_pgtables", (("floor", self.floor), ("ceiling", self.ceiling)))]
         gather: list[int] = []
         low = vma.start & -span

@@ -40,13 +40,12 @@ def quick_mremap(mm: Mm, addr: int, old_len: int, new_len: int, flags: int, new_
     """mremap (bytes) of exactly one anonymous VMA to a free place, where it does not touch another, by whole page
     tables, all of which are there; the address, or -1, and nothing done, where it is not so.
     """
+    if flags != _MOVE or old_len != new_len or not old_len:
+        return -1
     s = mm.sys
     arena = s.arena
     if (
-        flags != _MOVE
-        or old_len != new_len
-        or not old_len
-        or (addr | old_len | new_addr) & ((1 << arena.upper[-1][0]) - 1)
+        (addr | old_len | new_addr) & ((1 << arena.upper[-1][0]) - 1)
         or mm.unknown.data
         or s.journal.at is not None
     ):
@@ -129,7 +128,9 @@ def _plan(
     top = ceiling or mm.task_size + (1 << 39)
     if first >= floor and first + (1 << above) <= top:
         return None
-    old_row, new_row = _row_above(arena, pgd, at), _row_above(arena, pgd, at + delta)
+    old_row = new_row = _row_above(arena, pgd, at)
+    if (at ^ (at + delta)) >> above:
+        new_row = _row_above(arena, pgd, at + delta)
     if old_row < 0 or new_row < 0:
         return None
     table, index = 1 << wide, (1 << (wide - span)) - 1

@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 
 from ..errors import VmvizError
 from ..plain import Plain
+from .free_blocks import MAX_ORDER, blocks_in, blocks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-MAX_ORDER = 11
-"""Orders 0 to 10, as in 6.1 (exclusive)."""
 
 FREE, TABLE, ANON, FILE, RESERVED, ZERO, DRIVER, OTHER = range(8)
 STATE_NAMES = ("free", "table", "anon", "file", "reserved", "zero", "driver", "other")
@@ -63,8 +61,9 @@ class Buddy:
     """The free blocks, derived from the states of the frames.
 
     ``_heads[pfn]`` is the order + 1 of the free block that starts at ``pfn``, 0 elsewhere.  A block that single
-    frames are being taken from, ``start`` to ``end``, is not in it: what is left of it begins at ``next``, and is
-    entered as the blocks that it is (`_settle`) when anything else is asked.
+    frames are being taken from, ``start`` to ``_stop``, is not in it: what is left of it begins at ``next``, and is
+    entered as the blocks that it is (`_settle`) when anything else is asked.  Frames come from it without asking as
+    long as ``next`` lies below ``end``.
 
     >>> from vmviz.kernel.mm.frame_states import FrameStates
     >>> states = FrameStates(16); b = states.buddy
@@ -86,8 +85,9 @@ class Buddy:
         # No block of an order lies below its hint, and none but the one there below the bound.
         self._hint = [[z.start_pfn] * MAX_ORDER for z in self.zones]
         self._bound = [[z.start_pfn] * MAX_ORDER for z in self.zones]
-        self.start = self.next = self.end = 0
-        self._taken = -1
+        self.start = self.next = self.end = self._stop = 0
+        self._taken = -1  # the block that `take` has named for one frame, while nothing has changed
+        self._zone_order = 0, 0  # where that is
         self.refresh(np.arange(chunks))
 
     def _zone(self, pfn: int) -> int:
@@ -106,6 +106,8 @@ class Buddy:
             if not order:
                 return self.next
             self._settle()
+        elif self.next < self._stop:
+            self._settle()
         for zi in range(len(self.zones) - 1, -1, -1):
             count, hint = self._count[zi], self._hint[zi]
             for o in range(order, MAX_ORDER):
@@ -114,6 +116,7 @@ class Buddy:
                     hint[o] = pfn
                     self._bound[zi][o] = max(self._bound[zi][o], pfn)
                     self._taken = -1 if order else pfn
+                    self._zone_order = zi, o
                     return pfn
         raise OutOfMemory(f"no free block of order {order} is left in any zone")
 
@@ -153,9 +156,17 @@ class Buddy:
         if pfn == self.next < self.end:
             self.next = pfn + 1
             return
-        taken = self._taken
-        self._settle()
         heads = self._heads
+        if pfn == self._taken:  # no smaller block is there: those that come next are all in this one
+            zi, order = self._zone_order
+            heads[pfn] = 0
+            self._count[zi][order] -= 1
+            self._hint[zi][order] = self._bound[zi][order]
+            self.start, self.next = pfn, pfn + 1
+            self.end = self._stop = pfn + (1 << order)
+            self._taken = -1
+            return
+        self._settle()
         for order in range(MAX_ORDER):
             head = pfn & -(1 << order)
             if heads[head] == order + 1:
@@ -168,9 +179,6 @@ class Buddy:
         count[order] -= 1
         if head == hint[order]:
             hint[order] = bound[order]
-        if pfn == taken:  # no smaller block was there: those that come next are all in this one
-            self.start, self.next, self.end = pfn, pfn + 1, pfn + (1 << order)
-            return
         while order:
             order -= 1
             half = 1 << order
@@ -184,14 +192,22 @@ class Buddy:
 
     def release(self, pfn: int) -> None:
         """Frame ``pfn`` is free: merge it with its buddies as far as they go (`__free_one_page`)."""
-        if self.start <= pfn == self.next - 1:
+        self._taken = -1
+        start, after = self.start, self.next
+        if start <= pfn == after - 1:
             self.next = pfn
             return
-        self._settle()
+        if start < after and not start <= pfn < self._stop:
+            self.end = 0  # a frame outside joins nothing of that block, but a smaller one may be there now
+        else:
+            self._settle()
+        self._enter(pfn, 0)
+
+    def _enter(self, pfn: int, order: int) -> None:
+        """A block of ``order`` at ``pfn`` is free: join it with its buddies."""
         heads = self._heads
         zi = self._zone(pfn)
         count = self._count[zi]
-        order = 0
         while order < MAX_ORDER - 1:
             buddy = pfn ^ (1 << order)
             if heads[buddy] != order + 1:
@@ -207,17 +223,18 @@ class Buddy:
 
     def _settle(self) -> None:
         """Enter what is left of the block that frames were being taken from."""
-        pfn, end = self.next, self.end
-        self.start = self.next = self.end = 0
+        start, pfn, end = self.start, self.next, self._stop
+        self.start = self.next = self.end = self._stop = 0
         self._taken = -1
         if pfn == end:
+            return
+        if pfn == start:
+            self._enter(pfn, (end - start).bit_length() - 1)
             return
         zi = self._zone(pfn)
         count, hint, bound, heads = self._count[zi], self._hint[zi], self._bound[zi], self._heads
         while pfn < end:
             size = pfn & -pfn
-            if not size or size > end - pfn:  # nothing was taken: it is one block
-                size = end - pfn
             order = size.bit_length() - 1
             heads[pfn] = order + 1
             count[order] += 1
@@ -243,9 +260,9 @@ class Buddy:
         at: Any = slice(first, last + 1) if last - first + 1 == len(chunks) else chunks
         free = states.reshape(-1, _CHUNK)[at] == FREE
         lines = view[at]
-        self._tally(chunks, *_blocks_in(lines), -1)
+        self._tally(chunks, *blocks_in(lines), -1)
         heads = np.zeros(lines.shape, np.uint8)
-        places, orders = _blocks_of(free)
+        places, orders = blocks_of(free)
         heads.reshape(-1)[places] = orders + 1
         view[at] = heads
         self._tally(chunks, places, orders, 1)
@@ -354,53 +371,3 @@ _PAIRS = (*tuple(sum(1 << i for i in range(0, _CHUNK, 2 << order)) for order in 
 """The bits of those frames of a chunk at which a pair of blocks of an order can begin."""
 FEW_BLOCKS = 32
 """Up to so many blocks are searched one by one."""
-
-
-def _blocks_in(heads: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """The free blocks that ``heads`` of some chunks tell: their places and orders."""
-    flat = np.ascontiguousarray(heads).reshape(-1)
-    words = np.flatnonzero(flat.view(np.uint64))
-    if not len(words):
-        return words, flat[:0]
-    cells = flat.reshape(-1, 8)[words]
-    where = cells != 0
-    row, column = where.nonzero()
-    return (words[row] << 3) + column, cells[where] - np.uint8(1)
-
-
-_EVERY = tuple(np.uint64(sum(1 << i for i in range(0, 64, 1 << order))) for order in range(7))
-"""Words in which the bit of every ``2 ** order``-th frame is set."""
-
-
-def _blocks_of(free: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """The free blocks of chunks whose frames are free or not: their places and orders.
-
-    Sixty-four frames are looked at as one word: a bit stands for a block that is free as a whole.
-    """
-    bits = np.packbits(free.reshape(-1), bitorder="little").view(np.uint64)
-    places, orders = [], []
-    for order in range(6):
-        if not bits.any():
-            break
-        half = np.uint64(1 << order)
-        pair = bits & (bits >> half) & _EVERY[order + 1]
-        alone = bits & ~(pair | (pair << half))
-        words = np.flatnonzero(alone)
-        if len(words):
-            inside = np.unpackbits(alone[words].view(np.uint8), bitorder="little").view(np.bool_)
-            at = np.flatnonzero(inside)
-            places.append((words[at >> 6] << 6) + (at & 63))
-            orders.append(np.full(len(at), order, np.uint8))
-        bits = pair
-    whole = bits != 0
-    for order in range(6, MAX_ORDER):
-        if order < MAX_ORDER - 1:
-            pairs = whole[::2] & whole[1::2]
-            lone = whole & ~np.repeat(pairs, 2)
-        else:
-            lone = pairs = whole
-        at = np.flatnonzero(lone)
-        places.append(at << order)
-        orders.append(np.full(len(at), order, np.uint8))
-        whole = pairs
-    return np.concatenate(places), np.concatenate(orders)

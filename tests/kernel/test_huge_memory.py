@@ -12,10 +12,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from vmviz.kernel import KernelError, Machine, SignalRaised
 from vmviz.kernel.arch.x86 import _PAGE_ACCESSED, _PAGE_DIRTY, _PAGE_PSE, _PAGE_RW, pmd_pfn
+from vmviz.kernel.errors import CallerBugError
 from vmviz.kernel.fs.proc import kpagecount, kpageflags, pagemap_entry
 from vmviz.kernel.mm import flags as F
 from vmviz.kernel.mm import khugepaged
+from vmviz.kernel.mm.page_alloc import DRIVER
 from vmviz.kernel.mm.page_flags import PG_COMPOUND, PG_DIRTY, PG_EXCLUSIVE, PG_SWAPBACKED
+from vmviz.kernel.trace.journal import Enter, Leave
 from vmviz.kernel.verify import huge_leaves, verify
 
 B, PAGE, HUGE = 0x1000_0000_0000, 4096, 2 << 20
@@ -230,6 +233,30 @@ def test_collapse_gathers_small_pages() -> None:
     assert (m.mm.counters.data["anon"], m.mm.counters.data["swap"]) == (512, 0)
     assert m.load(at, 6 * PAGE).data == b"\0\0\0\x09\0\x08"
     assert verify(m) == []
+
+
+@pytest.mark.parametrize("call", ["vm_insert_page", "vmf_insert_pfn", "remap_pfn_range"])
+def test_a_driver_that_maps_small_pages_where_a_huge_one_is_harms_nothing(call: str) -> None:
+    m = machine()
+    at = area(m)
+    m.store(at + HUGE, 1)
+    page = m.frames.alloc_page(DRIVER)
+    if call == "vmf_insert_pfn":
+        m.vm_insert_page(m.vma(at), at, page)  # makes the mapping VM_MIXEDMAP
+    before = m.digest()
+    calls = {
+        "vm_insert_page": lambda: m.vm_insert_page(m.vma(at), at + HUGE + PAGE, page),
+        "vmf_insert_pfn": lambda: m.vmf_insert_pfn(m.vma(at), at + HUGE + PAGE, 0xFE000),
+        "remap_pfn_range": lambda: m.remap_pfn_range(m.vma(at), at, 0xE0000, 4 * HUGE),
+    }
+    with pytest.raises(CallerBugError, match=r"pmd_trans_huge.*a huge page is mapped at 0x100000200000"):
+        calls[call]()
+    assert m.digest() == before
+    assert [type(r) for r in m.journal.records].count(Enter) == [type(r) for r in m.journal.records].count(
+        Leave
+    )
+    m.munmap(at, 4 * HUGE)
+    assert m.frames.states.flat[page] == DRIVER
 
 
 def test_collapse_passes_over_what_has_no_tables(monkeypatch: pytest.MonkeyPatch) -> None:

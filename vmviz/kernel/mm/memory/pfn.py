@@ -44,6 +44,14 @@ def caller_bug(func: str, rule: str, message: str) -> NoReturn:
     raise CallerBugError(func, rule, message, Refusal("caller_bug", message))
 
 
+def _want_tables(mm: Mm, func: str, start: int, end: int) -> None:
+    """Refuse a driver's pages in ``[start, end)`` (bytes) where a huge leaf is: the kernel would take its page for a
+    page table (`walk_to_pmd`, `remap_pmd_range`).
+    """
+    for _, at in mm.sys.arena.huge_leaves(mm.pgd, start, end):
+        caller_bug(func, "VM_BUG_ON(pmd_trans_huge(*pmd))", f"a huge page is mapped at {at:#x}")
+
+
 def pgprot_noncached(prot: int) -> int:
     """The protection with the cache bits for UC- set: PCD (arch/x86).
 
@@ -61,8 +69,8 @@ def remap_pfn_range(
 
     Sets VM_IO, VM_PFNMAP, VM_DONTEXPAND and VM_DONTDUMP.  No reference, no rss: there need be no struct page.
     Errors: EINVAL (``addr`` not page aligned; a COW mapping not mapped whole), ENOMEM (no table).  A size of
-    0, and an entry in the way, are caller bugs.  Not tested, as in the kernel: that the range lies in the
-    VMA.
+    0, and an entry or a huge leaf in the way, are caller bugs.  Not tested, as in the kernel: that the range
+    lies in the VMA.
     """
     j = mm.sys.journal
     j.enter(func, ("vma", vma.start), ("addr", addr), ("pfn", pfn), ("size", size))
@@ -81,6 +89,11 @@ def remap_pfn_range(
     if addr >= end:
         j.leave(func)
         caller_bug(func, "BUG_ON(addr >= end)", "size is 0")
+    try:
+        _want_tables(mm, func, addr, end)
+    except CallerBugError:
+        j.leave(func)
+        raise
     entries = mm.sys.arena
     for slot, n, va, _ in entries.runs(mm.pgd, addr, end):
         taken = entries.entries[slot : slot + n]
@@ -170,7 +183,7 @@ def vm_insert_page(mm: Mm, vma: Vma, addr: int, pfn: int) -> Vma:
     """Map one page that has a struct page (mm/memory.c): reference, file rmap and rss FILE go up by one.
 
     Errors: EFAULT (``addr`` outside the VMA), EINVAL (no reference; an anonymous page), EBUSY (the entry is
-    taken), ENOMEM.  Sets VM_MIXEDMAP; in a VM_PFNMAP VMA that is a caller bug.
+    taken), ENOMEM.  Sets VM_MIXEDMAP; in a VM_PFNMAP VMA, or where a huge leaf is, that is a caller bug.
     """
     func = "vm_insert_page"
     j, frames = mm.sys.journal, mm.sys.frames
@@ -184,6 +197,12 @@ def vm_insert_page(mm: Mm, vma: Vma, addr: int, pfn: int) -> Vma:
         fail("EFAULT", f"{addr:#x} lies outside the VMA {vma.start:#x}-{vma.end:#x}")
     if not frames.pfn_valid(pfn) or frames.refcount.flat[pfn] == 0:
         fail("EINVAL", f"frame {pfn:#x} has no struct page with a reference")
+    if not frames.flags.flat[pfn] & PG_ANON:  # which is refused before tables are looked at
+        try:
+            _want_tables(mm, func, addr & -4096, addr + 1)
+        except CallerBugError:
+            j.leave(func)
+            raise
     if not vma.vm_flags & VM_MIXEDMAP:
         if vma.vm_flags & VM_PFNMAP:
             j.leave(func)
@@ -221,7 +240,7 @@ def vmf_insert_pfn(mm: Mm, vma: Vma, addr: int, pfn: int, prot: int | None = Non
     """Map one raw frame from a fault handler (mm/memory.c); returns VM_FAULT_NOPAGE, _SIGBUS or _OOM.
 
     An entry that is already there is left alone.  Caller bugs: the VMA is neither PFNMAP nor MIXEDMAP or
-    both; a COW PFNMAP mapping; a MIXEDMAP VMA and a frame with a struct page.
+    both; a COW PFNMAP mapping; a MIXEDMAP VMA and a frame with a struct page; a huge leaf in the way.
     """
     func = "vmf_insert_pfn"
     flags = vma.vm_flags
@@ -237,6 +256,8 @@ def vmf_insert_pfn(mm: Mm, vma: Vma, addr: int, pfn: int, prot: int | None = Non
     if kinds == VM_MIXEDMAP and mm.sys.frames.pfn_valid(pfn):
         caller_bug(func, "BUG_ON(VM_MIXEDMAP && pfn_valid(pfn))", f"frame {pfn:#x} has a struct page")
     j, arena = mm.sys.journal, mm.sys.arena
+    if vma.start <= addr < vma.end:
+        _want_tables(mm, func, addr & -4096, addr + 1)
     j.enter(func, ("addr", addr), ("pfn", pfn))
     if not vma.start <= addr < vma.end:
         j.leave(func, "VM_FAULT_SIGBUS")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import attrs
+
 from .console import EXIT_EXPECTATION, EXIT_USAGE, die, warn
 from .kernel.machine import Config
-from .kernel.plain import evolve
 from .script.errors import ScriptError
 from .script.report import Report
 from .script.strace import Replay
@@ -58,5 +59,5 @@ def strace_replay(
         except ValueError as error:
             die(f"{layout}: {error}")
     host = ThisHost()
-    config = evolve(config, kernel=kernel or host.kernel)
+    config = attrs.evolve(config, kernel=kernel or host.kernel)
     return Replay(text, name, config, host=host, layout=areas, keep=pid)

@@ -7,14 +7,17 @@ handler could not serve.  `UnsupportedError` names an operation that the simulat
 
 from __future__ import annotations
 
-from .plain import Plain
+import attrs
+
+from .value import Value
 
 
 class VmvizError(Exception):
     """The base of every error that vmviz raises on purpose; its text is fit to be shown to a user."""
 
 
-class LegalRange(Plain):
+@attrs.frozen(eq=False, repr=False)
+class LegalRange(Value):
     """The nearest range that a refused call would have accepted, in bytes."""
 
     address: int
@@ -26,7 +29,8 @@ class LegalRange(Plain):
         return self.address + self.size
 
 
-class CheckResult(Plain):
+@attrs.frozen(eq=False, repr=False)
+class CheckResult(Value):
     """One condition that a kernel function judged: its name, both sides as text, and the outcome.
 
     ``passed`` is the outcome of the comparison; ``reached`` is false for a check that the kernel did not come
@@ -42,7 +46,8 @@ class CheckResult(Plain):
     note: str = ""
 
 
-class Refusal(Plain):
+@attrs.frozen(eq=False, repr=False)
+class Refusal(Value):
     """Why a call was refused: the check that failed, in words, and the nearest legal range (None: there is
     none).
     """

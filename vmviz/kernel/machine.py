@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import attrs
+
 from .arch import get_mode
 from .arch.tlb import Tlb
 from .drivers import add_default_devices
@@ -24,17 +26,18 @@ from .mm.mm_types import Mm, System
 from .mm.page_alloc import Zone
 from .mm.pgtable import TableArena
 from .mm.swapfile import SWAP_PAGES, SwapArea
-from .plain import Plain, evolve
 from .processes import Processes, Task
 from .syscalls import Syscalls
 from .trace.journal import Journal, Position, Record
 from .trace.store import Keyed, Store
+from .value import Value
 from .versions import kernel_version
 
 DEFAULT_RAM = 1 << 30
 
 
-class Config(Plain):
+@attrs.frozen(eq=False, repr=False)
+class Config(Value):
     """What a machine is made of: RAM and swap in bytes, the paging mode, the dials, whether [vvar] and [vdso] are
     mapped.
     """
@@ -72,7 +75,7 @@ class Machine(Processes, Syscalls):
     """
 
     def __init__(self, config: Config | None = None, **changes: Any) -> None:
-        self.config = evolve(config or Config(), **changes)
+        self.config = attrs.evolve(config or Config(), **changes)
         self.config.validate()
         self.journal = Journal()
         self._build(self.config.ram >> 12)
@@ -84,7 +87,7 @@ class Machine(Processes, Syscalls):
         self.frames = Frames(nr_frames, j, zones=zones, initial=initial)
         self.arena = TableArena(mode, self.frames, j)
         tlbs = [Tlb(cpu, j) for cpu in range(c.cpus)]
-        self.sys = System(j, mode, self.frames, self.arena, tlbs, kernel_version(c.kernel), c.zap_contract)
+        self.sys = System(j, mode, self.frames, self.arena, tlbs, c.kernel, c.zap_contract)
         self.sys.swap = SwapArea(self.frames.contents, max(1, c.swap >> 12))
         self.tasks = Keyed("tasks")
         self.fds = Keyed("fds")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from .errors import KernelError, VmvizError
 from .exit import exit_mmap
 from .fork import dup_mm
 from .mm.filemap import get_inode, put_inode
 from .mm.page_alloc import OutOfMemory
-from .plain import Plain, evolve
 
 if TYPE_CHECKING:
     from .mm.mm_types import Mm, System
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from .trace.store import Keyed
 
 
-class Task(Plain):
+@attrs.frozen
+class Task:
     """A process: its pid, name (comm), the id of its mm (0 when it has ended), its exit status ("" while it
     lives), and who made it.
     """
@@ -132,8 +134,8 @@ class Processes:
                 put_inode(self.sys, file)
         for pid, other in sorted(self.tasks.data.items()):
             if other.parent == task.pid:  # orphans go to the first process
-                j.write(self.tasks, pid, evolve(other, parent=self.first_pid))
-        j.write(self.tasks, task.pid, evolve(task, mm=0, exit=str(status & 0xFF)))
+                j.write(self.tasks, pid, attrs.evolve(other, parent=self.first_pid))
+        j.write(self.tasks, task.pid, attrs.evolve(task, mm=0, exit=str(status & 0xFF)))
         next_pid = task.parent if task.parent in self.living() else self.first_pid
         j.write(self.running, "pid", next_pid)
         j.leave("do_exit")

@@ -11,6 +11,8 @@ from __future__ import annotations
 import difflib
 from typing import NoReturn
 
+import attrs
+
 from .arguments import PFN_BITS, descriptor, frame_number, kind_of, mapping_flags, number, protection, text
 from .drivers import open_backing
 from .errors import BadArgumentError, CallerBugError, KernelError, Refusal, UnsupportedError, VmvizError
@@ -47,7 +49,6 @@ from .mm.truncate import unmap_mapping_range
 from .mm.uaccess import process_vm_readv, read_from_zero, write_to_pipe
 from .mm.vma import Vma, vma_name
 from .mm.vma_packed import quick_mmap, quick_munmap
-from .plain import evolve
 from .syscalls_files import FileCalls
 from .trace.store import Keyed
 
@@ -181,7 +182,7 @@ class Syscalls(FileCalls):
             )
         inode = self._inode(path) or self._new_inode(path, "reg", 8192)
         comm = path.rsplit("/", 1)[-1][:15]
-        self.sys.journal.write(self.tasks, self.pid, evolve(self.tasks.get(self.pid), comm=comm))
+        self.sys.journal.write(self.tasks, self.pid, attrs.evolve(self.tasks.get(self.pid), comm=comm))
         load_binary(self.mm, self._new_file(path, O_RDONLY, inode))
         return 0
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 
+import attrs
+
 from .arguments import descriptor, kind_of, number, text
 from .errors import BadArgumentError, KernelError, UnsupportedError
 from .mm.filemap import MEMORY_KINDS, get_inode, put_inode, write_page
@@ -24,7 +26,6 @@ from .mm.flags import (
 )
 from .mm.mm_types import File, Inode
 from .mm.shmem import add_seals, may_write, punch_hole, resize
-from .plain import evolve
 from .syscalls_vma import VmaCalls
 from .trace.store import Keyed
 
@@ -77,7 +78,7 @@ class FileCalls(VmaCalls):
         path = f"/memfd:{name} (deleted)"
         inode = self._new_inode(path, "shmem", 0)
         if not flags & MFD_ALLOW_SEALING:
-            inode = evolve(inode, seals=F_SEAL_SEAL)
+            inode = attrs.evolve(inode, seals=F_SEAL_SEAL)
             self.sys.journal.write(self.sys.inodes, inode.id, inode)
         return self._new_fd(path, O_RDWR, inode)
 
@@ -134,7 +135,7 @@ class FileCalls(VmaCalls):
             )
         may_write(inode, file, end)
         if end > inode.size:
-            inode = evolve(inode, size=end)
+            inode = attrs.evolve(inode, size=end)
             self.sys.journal.write(self.sys.inodes, inode.id, inode)
         at = offset
         while at < end:

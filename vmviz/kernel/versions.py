@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import difflib
 
+import attrs
+
 from .errors import VmvizError
-from .plain import Plain
+from .value import Value
 
 
-class KernelVersion(Plain):
+@attrs.frozen(eq=False, repr=False)
+class KernelVersion(Value):
     """The differences of one version to 6.1, each where it is asked for.
 
     >>> kernel_version("6.18").munlock_merges, kernel_version("6.12").munlock_merges

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import attrs
 import numpy as np
 
-from vmviz.kernel.plain import Plain
 from vmviz.live.image import (
     PM_PFRAME,
     VM_PFNMAP,
@@ -21,7 +21,8 @@ ADDRESS_LIMIT = 1 << 57  # one past the largest user address of any supported mo
 _PERMS = re.compile(r"[r-][w-][x-][ps]")
 
 
-class Problem(Plain):
+@attrs.frozen
+class Problem:
     """One broken rule: the column (as the snapshot names it) or header field, and why."""
 
     where: str

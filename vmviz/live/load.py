@@ -50,7 +50,6 @@ from vmviz.kernel.mm.flags import (
 from vmviz.kernel.mm.mm_types import Mm, stat_class
 from vmviz.kernel.mm.page_alloc import FREE, OTHER
 from vmviz.kernel.mm.vma_columns import VmaColumns
-from vmviz.kernel.plain import evolve
 from vmviz.kernel.processes import Task
 from vmviz.kernel.trace.journal import Journal
 from vmviz.live.check import problems
@@ -93,7 +92,7 @@ class ImportedMachine(Machine):
         pages = sort_pages(image)
         self.image = image
         comm = plain_text(image.name)
-        self.config = evolve(config or Config(), ram=pages.nr_frames << 12, vdso=False, comm=comm)
+        self.config = attrs.evolve(config or Config(), ram=pages.nr_frames << 12, vdso=False, comm=comm)
         self.config.validate()
         self.journal = Journal()
         self.journal.enabled = False  # what is loaded is the base: there is nothing to take back

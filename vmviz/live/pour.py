@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,7 +43,6 @@ from vmviz.kernel.mm.page_flags import (
     PG_ZERO,
 )
 from vmviz.kernel.mm.vma_columns import VmaColumns
-from vmviz.kernel.plain import Plain
 from vmviz.live.errors import LiveError
 from vmviz.live.image import (
     KPF_NOPAGE,
@@ -94,7 +94,8 @@ def has(values: U64, bits: int) -> Mask:
     return mask
 
 
-class SortedPages(Plain):
+@attrs.frozen
+class SortedPages:
     """The rows of an image, sorted by what they are.
 
     ``vma`` is each row's VMA (ordinal).  ``counted``: a page with a struct page that rss counts; ``zero``:

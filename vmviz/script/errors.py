@@ -6,9 +6,10 @@ import re
 from bisect import bisect_right
 from typing import Protocol
 
-from vmviz.kernel.errors import VmvizError
+import attrs
 
-from ..kernel.plain import Plain
+from vmviz.kernel.errors import VmvizError
+from vmviz.kernel.value import Value
 
 WINDOW = 100
 """The most characters of a source line that a message shows; a longer line is cut around the error."""
@@ -25,7 +26,8 @@ class Positioned(Protocol):
     def end_column(self) -> int: ...
 
 
-class Place(Plain, kw_only=True):
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class Place(Value):
     """A place in a text: ``line`` and ``column`` from 1, ``end_column`` one past the last character."""
 
     line: int = 1

@@ -99,9 +99,7 @@ def parse(text: str, *, filename: str = "<script>", known: Collection[str] | Non
             statements.append(_parse_chunk(source, chunk, "statement", known))
         else:
             place = source.place(chunk.start, chunk.end)
-            comments.append(
-                Comment(chunk.comment, line=place.line, column=place.column, end_column=place.end_column)
-            )
+            comments.append(Comment(chunk.comment, **attrs.asdict(place)))
     return Script(tuple(statements), tuple(comments), filename, text)
 
 

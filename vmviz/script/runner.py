@@ -20,7 +20,6 @@ from ..kernel.machine import Config, Machine
 from ..kernel.mm.memory.zap_checks import CONTRACTS
 from ..kernel.mm.page_alloc import OutOfMemory
 from ..kernel.mm.vma import Vma
-from ..kernel.plain import evolve
 from ..kernel.syscalls import VmaNotFound
 from ..kernel.versions import VERSIONS
 from .errors import ScriptError
@@ -289,7 +288,7 @@ class Runner:
             self._fail(
                 argument, f"{argument.name} {value!r} contradicts --{option} {given} on the command line"
             )
-        changed = evolve(config, **{BOOT_KEYS[argument.name]: value})
+        changed = attrs.evolve(config, **{BOOT_KEYS[argument.name]: value})
         try:
             changed.validate()
         except VmvizError as error:

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 import attrs
 
 from ..kernel.machine import Config, Machine
-from ..kernel.plain import evolve
 from .nodes import Call, Event, Name, Number, Statement, String, Struct, unparse, walk
 from .outcome import Outcome
 from .runner import Runner
@@ -34,7 +33,7 @@ _NO_LIMIT = (1 << 63) - 4096
 
 def strace_runner(config: Config | None = None) -> Runner:
     """A runner on a machine that is ready for a log: empty of [vvar] and [vdso], and without limits."""
-    config = evolve(config or Config(), vdso=False)
+    config = attrs.evolve(config or Config(), vdso=False)
     machine = Machine(config)
     for name in ("as", "data", "memlock", "stack"):
         machine.rlimit(name, _NO_LIMIT)
@@ -181,7 +180,7 @@ class Replay(Mappings):
         missing = start_program(
             self.machine, self._startup(process, path), self.host, self.layout_of(process)
         )
-        task = evolve(self.machine.task, comm=path.rsplit("/", 1)[-1][:15])
+        task = attrs.evolve(self.machine.task, comm=path.rsplit("/", 1)[-1][:15])
         self.machine.journal.write(self.machine.tasks, task.pid, task)
         for name in missing:
             self.tally.notes.append(f"line {call.line}: where {name} lies is not told; its VMAs are left out")

@@ -9,9 +9,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from ..kernel.errors import VmvizError
 from ..kernel.mm.vma import Vma
-from ..kernel.plain import Plain
 
 if TYPE_CHECKING:
     from ..kernel.machine import Machine
@@ -30,7 +31,8 @@ class InsideStatement(VmvizError):
     """A new statement was asked for inside of one: play that to its end or take it back first."""
 
 
-class Pending(Plain):
+@attrs.frozen
+class Pending:
     """A statement of the story that has not been run; ``told`` is the comment that belongs to it."""
 
     statement: Statement
@@ -39,7 +41,8 @@ class Pending(Plain):
     told: str = ""
 
 
-class Done(Plain):
+@attrs.frozen
+class Done:
     """A statement that has been run: its outcome, the variables before and after it, where it came from."""
 
     statement: Statement
@@ -59,7 +62,8 @@ class Done(Plain):
         return self.outcome.end
 
 
-class _Future(Plain):
+@attrs.frozen
+class _Future:
     """What lies after the position, in case a statement that is about to drop it makes no sense."""
 
     done: list[Done]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from ..kernel.errors import VmvizError
-from ..kernel.plain import Plain
 from ..kernel.trace.bulk import Bulk
 from ..kernel.trace.journal import Enter
 from ..session.player import Player
@@ -24,7 +25,8 @@ PAGE = 4096
 ZAPS = ("zap_vma_ptes", "zap_special_vma_range")
 
 
-class Selection(Plain, frozen=False):
+@attrs.define
+class Selection:
     """The user's selection: the row where it began (its VMA is the one meant) and the row of its far end."""
 
     anchor: int

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
+import attrs
 from textual.binding import Binding
 
-from ..kernel.plain import Plain
 
-
-class Key(Plain):
+@attrs.frozen
+class Key:
     """One key: Textual's name for it, what the key bar prints, a word, a sentence, its action, and when it is shown.
 
     ``when``: words of the moments at which the key bar shows it ("idle", "playing", "inside", "refused").  Where there

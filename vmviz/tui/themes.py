@@ -34,6 +34,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import attrs
 import platformdirs
 from rich.color import Color, ColorParseError
 from rich.style import Style
@@ -44,8 +45,6 @@ from textual.theme import Theme as TextualTheme
 
 from vmviz.kernel.errors import VmvizError
 from vmviz.views.cells import ROLES
-
-from ..kernel.plain import Plain
 
 DEFAULT_THEME: Final = "vmviz-dark"
 LIGHT_THEME: Final = "vmviz-light"
@@ -92,7 +91,8 @@ def _nearest(word: str, words: Collection[str]) -> str:
     return next(iter(get_close_matches(word, list(words), n=1, cutoff=0.5)), "")
 
 
-class Theme(Plain):
+@attrs.frozen
+class Theme:
     """A theme, read and validated; ``roles`` has a style for every role, ``rows`` for every row variant."""
 
     name: str
@@ -117,7 +117,8 @@ class Theme(Plain):
         return Style(color=self.textual["foreground"], bgcolor=self.textual["background"])
 
 
-class _Reader(Plain, frozen=False):
+@attrs.define
+class _Reader:
     """Reads one theme file (with what it inherits) and knows where an error is."""
 
     path: Path

@@ -9,11 +9,11 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
+import attrs
 import numpy as np
 
 from ..kernel.machine import Machine
 from ..kernel.mm.frames import DeviceRegion
-from ..kernel.plain import Plain
 from ..script.values import format_size
 from .cells import Cell, Line
 from .frame_cells import LEGEND, pages
@@ -25,7 +25,8 @@ INFO_ROWS = 4
 """Rows about the frame under the cursor."""
 
 
-class Section(Plain, eq=False):
+@attrs.frozen(eq=False)
+class Section:
     """Neighbouring rows of one kind: "ram", "region", "info", or "text" and "heading" with their lines."""
 
     kind: str

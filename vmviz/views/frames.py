@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +16,6 @@ from ..kernel.arch.x86 import pmd_pfn
 from ..kernel.machine import Machine
 from ..kernel.mm.frames import DeviceRegion
 from ..kernel.mm.page_alloc import FREE, OTHER
-from ..kernel.plain import Plain, field
 from ..script.values import format_size
 from .cells import Cell, Line
 from .frame_cells import joined, pages, spread
@@ -31,14 +31,15 @@ _MOST, _BESIDE_CELLS = 128, 40
 """Cells of RAM in a row at most, and the columns that the address and the words beside them may need."""
 
 
-class _Kept(Plain, frozen=False):
+@attrs.define
+class _Kept:
     """What was worked out at one position of the journal."""
 
     stamp: Stamp
-    ram: dict[object, RamRows] = field(factory=dict)
+    ram: dict[object, RamRows] = attrs.field(factory=dict)
     regions: list[DeviceRegion] | None = None
-    pfns: dict[tuple[int, int, int], NDArray[np.int64]] = field(factory=dict)
-    rows: dict[object, FrameRows] = field(factory=dict)
+    pfns: dict[tuple[int, int, int], NDArray[np.int64]] = attrs.field(factory=dict)
+    rows: dict[object, FrameRows] = attrs.field(factory=dict)
 
 
 _kept: WeakKeyDictionary[Machine, _Kept] = WeakKeyDictionary()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..kernel.plain import Plain
+import attrs
+
 from ..session.session import Session
 from .cells import Line, fit
 from .strip import call_text
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from ..script.outcome import Outcome
 
 
-class LogRow(Plain):
+@attrs.frozen
+class LogRow:
     """One row: ``kind`` is "done", "future" (run, but after the position), "pending" or "border"; ``n`` its number."""
 
     kind: str

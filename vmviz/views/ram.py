@@ -6,13 +6,13 @@ use, and only the rows that are looked at are read from the states.
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from ..kernel.machine import Machine
 from ..kernel.mm.frames import DeviceRegion
 from ..kernel.mm.page_alloc import FREE, OTHER, RESERVED, ZERO
-from ..kernel.plain import Plain
 from .cells import Cell
 from .trail import Trail
 
@@ -54,7 +54,8 @@ def cell_size(nr_frames: int, per_row: int) -> int:
     return cell
 
 
-class RamRows(Plain, eq=False):
+@attrs.frozen(eq=False)
+class RamRows:
     """The rows of RAM: row ``i`` has cells for ``[start, tail)`` and folds the span ``[tail, end)``."""
 
     start: _Pfns

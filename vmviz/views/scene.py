@@ -5,15 +5,17 @@ Selections are kept as addresses, never as row numbers, so that they survive eve
 
 from __future__ import annotations
 
+import attrs
+
 from ..kernel.machine import Machine
 from ..kernel.mm.mm_types import Mm
 from ..kernel.mm.vma import Vma
-from ..kernel.plain import Plain, field
 from ..script.values import format_size
 from .trail import Trail
 
 
-class Range(Plain):
+@attrs.frozen
+class Range:
     """A range of virtual addresses in bytes, ``[start, end)``; the VMA meant is the one that holds ``anchor``."""
 
     start: int
@@ -21,7 +23,8 @@ class Range(Plain):
     anchor: int
 
 
-class Scene(Plain, frozen=False):
+@attrs.define
+class Scene:
     """What the views need; a view never keeps one beyond the row that it makes.
 
     ``cursor`` is a virtual address.  ``range`` is the selection, or the range of the statement under the position.
@@ -32,14 +35,14 @@ class Scene(Plain, frozen=False):
     machine: Machine
     cursor: int = 0
     range: Range | None = None
-    trail: Trail = field(default=None)
-    labels: dict[str, int] = field(factory=dict)
+    trail: Trail = attrs.field(default=None)
+    labels: dict[str, int] = attrs.field(factory=dict)
     readable: bool = False
     pfn: int = -1
-    mm: Mm = field(init=False)
+    mm: Mm = attrs.field(init=False)
     """The address space that is shown."""
 
-    def __post_init__(self) -> None:
+    def __attrs_post_init__(self) -> None:
         self.mm = self.machine.mm
         if self.trail is None:
             end = self.machine.journal.position

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..kernel.plain import Plain
+import attrs
+
 from .cells import Line, wrapped
 
 if TYPE_CHECKING:
     from ..script.outcome import Outcome
 
 
-class Strip(Plain):
+@attrs.frozen
+class Strip:
     """What the strip shows: its title, what stands at the right of the title, its lines, whether it wants attention.
 
     ``legal`` is the statement that Enter would run instead of a refused one, "" when there is none.

@@ -9,11 +9,11 @@ from bisect import bisect_right
 from itertools import pairwise
 from typing import NamedTuple
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from ..kernel.arch.x86 import _PAGE_PSE, PTE_PFN_MASK
-from ..kernel.plain import Plain, field
 from . import entries as ent
 from .cells import Line
 from .scene import Scene
@@ -44,10 +44,11 @@ class Row(NamedTuple):
     open: bool = False
 
 
-class TreeState(Plain, frozen=False):
+@attrs.define
+class TreeState:
     """What the user folded, and which of several rows at one address the cursor means; kept from view to view."""
 
-    folds: dict[tuple[int, int], bool] = field(factory=dict)
+    folds: dict[tuple[int, int], bool] = attrs.field(factory=dict)
     focus: Key | None = None
 
 

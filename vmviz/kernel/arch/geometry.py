@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Iterable
 from typing import Literal
 
+import attrs
+
 from vmviz.kernel.arch.layout import Level
 from vmviz.kernel.errors import VmvizError
-
-from ..plain import Plain, field
 
 Canonical = Literal["sign", "two roots", "flat"]
 """What the bits above ``va_bits`` may be: copies of the top bit; all zero (user root) or all one (kernel
@@ -30,7 +30,8 @@ class UnknownNameError(VmvizError, LookupError):
         super().__init__(f"unknown {kind} {name!r}; {hint}")
 
 
-class Geometry(Plain, kw_only=True):
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class Geometry:
     """The levels of one paging mode and the arithmetic of its addresses.
 
     Models the ``pXd_index`` macros of ``include/linux/pgtable.h``.  Modes are equal when their names are.
@@ -49,23 +50,22 @@ class Geometry(Plain, kw_only=True):
     entry_bytes: int
     task_size: int
     """One past the last user address, bytes (TASK_SIZE)."""
-    map_window: int = 0
-    """mmap without a higher hint stays below this address (DEFAULT_MAP_WINDOW); 0: below ``task_size``."""
+    map_window: int = attrs.field(default=attrs.Factory(lambda self: self.task_size, takes_self=True))
+    """mmap without a higher hint stays below this address (DEFAULT_MAP_WINDOW)."""
     canonical: Canonical = "sign"
     leaf_levels: tuple[str, ...] = ("pte",)
     """Levels whose entries may map memory, top to bottom."""
     contiguous_sizes: tuple[int, ...] = ()
     """Sizes in bytes of runs of entries that a hint bit joins into one translation."""
 
-    page_size: int = field(init=False)
+    page_size: int = attrs.field(init=False)
     """Bytes of a base page."""
-    page_mask: int = field(init=False)
+    page_mask: int = attrs.field(init=False)
     """``~(page_size - 1)`` in 64 bits (PAGE_MASK)."""
-    _steps: tuple[tuple[int, int], ...] = field(init=False)
-    _level_no: dict[str, int] = field(init=False)
+    _steps: tuple[tuple[int, int], ...] = attrs.field(init=False)
+    _level_no: dict[str, int] = attrs.field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "map_window", self.map_window or self.task_size)
+    def __attrs_post_init__(self) -> None:
         shift = self.page_shift
         for level in reversed(self.levels):
             if level.shift != shift:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from ..plain import Plain, field
+import attrs
+
+from ..value import Value
 
 
-class Level(Plain):
+@attrs.frozen(eq=False, repr=False)
+class Level(Value):
     """One level of page tables: ``shift`` is its lowest address bit, ``bits`` the width of its index.
 
     >>> Level("pmd", 21, 9).span, Level("pmd", 21, 9).entries
@@ -18,12 +21,12 @@ class Level(Plain):
     name: str
     shift: int
     bits: int
-    span: int = field(init=False)
+    span: int = attrs.field(init=False)
     """Bytes of address space under one entry."""
-    entries: int = field(init=False)
+    entries: int = attrs.field(init=False)
     """Entries of one table (PTRS_PER_PTE and its kin)."""
 
-    def __post_init__(self) -> None:
+    def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "span", 1 << self.shift)
         object.__setattr__(self, "entries", 1 << self.bits)
 
@@ -42,7 +45,8 @@ def make_levels(page_shift: int, **bits: int) -> tuple[Level, ...]:
     return tuple(levels)
 
 
-class EntryBit(Plain):
+@attrs.frozen(eq=False, repr=False)
+class EntryBit(Value):
     """A bit, or a field of ``width`` bits, of a page-table entry.
 
     >>> pkey = EntryBit("PKEY", 59, "protection key", width=4)
@@ -61,9 +65,9 @@ class EntryBit(Plain):
     """Entries where it has this meaning."""
     when: Literal["any", "present", "absent"] = "any"
     """Whether the meaning needs the present bit set or clear."""
-    mask: int = field(init=False)
+    mask: int = attrs.field(init=False)
 
-    def __post_init__(self) -> None:
+    def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "mask", ((1 << self.width) - 1) << self.bit)
 
     def applies(self, level: str, scope: str, when: str) -> bool:
@@ -94,7 +98,8 @@ def mask_of(bits: Iterable[EntryBit], *names: str) -> int:
     return sum(first[name] for name in names)
 
 
-class Masks(Plain, kw_only=True):
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class Masks(Value):
     """Which bits play which role; 0 where an architecture has none."""
 
     present: int
@@ -103,8 +108,10 @@ class Masks(Plain, kw_only=True):
     dirty: int
     change_keeps: int
     """What pte_modify keeps of the old entry (_PAGE_CHG_MASK)."""
-    huge_change_keeps: int = -1
-    """The same for leaves above the last level (_HPAGE_CHG_MASK); -1: the same bits."""
+    huge_change_keeps: int = attrs.field(
+        default=attrs.Factory(lambda self: self.change_keeps, takes_self=True)
+    )
+    """The same for leaves above the last level (_HPAGE_CHG_MASK)."""
     protnone: int = 0
     """Marks an entry without ``present`` whose frame is kept (_PAGE_PROTNONE)."""
     user: int = 0
@@ -126,12 +133,9 @@ class Masks(Plain, kw_only=True):
     none_ignores: int = 0
     """Bits that an empty entry may have (_PAGE_KNL_ERRATUM_MASK)."""
 
-    def __post_init__(self) -> None:
-        if self.huge_change_keeps < 0:
-            object.__setattr__(self, "huge_change_keeps", self.change_keeps)
 
-
-class SwapLayout(Plain):
+@attrs.frozen(eq=False, repr=False)
+class SwapLayout(Value):
     """Where a not-present entry keeps the number of its swap file and its slot.
 
     >>> SwapLayout(59, 5, 9, 50, inverted=True).encode(3, 0xABCDEF) == 0x1FFFFFFEA8642000
@@ -146,9 +150,9 @@ class SwapLayout(Plain):
     """The offset is stored inverted, so that its top bits point nowhere in RAM (the L1TF guard)."""
     bits: tuple[EntryBit, ...] = ()
     """The flags of a swap entry."""
-    offset_mask: int = field(init=False)
+    offset_mask: int = attrs.field(init=False)
 
-    def __post_init__(self) -> None:
+    def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "offset_mask", ((1 << self.offset_bits) - 1) << self.offset_shift)
 
     def encode(self, type: int, offset: int) -> int:

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import attrs
+
 from vmviz.kernel.arch.geometry import Geometry, UnknownNameError
 from vmviz.kernel.arch.layout import EntryBit, Masks, SwapLayout
 from vmviz.kernel.errors import UnsupportedError
 
-from ..plain import field
-
 __all__ = ["PagingMode", "UnknownNameError"]
 
 
-class PagingMode(Geometry, kw_only=True):
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class PagingMode(Geometry):
     """One paging mode of one architecture, with Linux's conventions for its software bits.
 
     Models what ``arch/*/include/asm/pgtable*.h`` defines.
@@ -49,12 +50,12 @@ class PagingMode(Geometry, kw_only=True):
     """Frame numbers of non-empty entries without the present bit are stored inverted (the L1TF guard)."""
     swap: SwapLayout | None = None
 
-    pfn_mask: int = field(init=False)
+    pfn_mask: int = attrs.field(init=False)
     """Every bit of a base-page entry that holds the frame number."""
-    _entry_mask: int = field(init=False)
+    _entry_mask: int = attrs.field(init=False)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
         high_bit, high_bits = self.pfn_high
         field = (((1 << self.pfn_bits) - 1) << self.pfn_shift) | (((1 << high_bits) - 1) << high_bit)
         object.__setattr__(self, "pfn_mask", field)

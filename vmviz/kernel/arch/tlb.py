@@ -9,15 +9,18 @@ the moment between clearing an entry and flushing can be seen.  Flushing follows
 
 from __future__ import annotations
 
-from ..plain import Plain
+import attrs
+
 from ..trace.journal import Journal
 from ..trace.store import Keyed
+from ..value import Value
 
 TLB_SINGLE_PAGE_FLUSH_CEILING = 33
 TLB_ENTRIES = 64
 
 
-class TlbFlush(Plain):
+@attrs.frozen(eq=False, repr=False)
+class TlbFlush(Value):
     """One flush: ``kind`` is "pages" (INVLPG each) or "full"; the range is the hull of the cleared pages, in
     bytes.
 

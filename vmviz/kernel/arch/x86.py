@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..plain import Plain
+import attrs
+
+from ..value import Value
 
 __all__ = [
     "PAGE_COPY",
@@ -354,7 +356,8 @@ def cachemode2protval(mode: str) -> int:
 # Rights along a walk
 
 
-class Rights(Plain):
+@attrs.frozen(eq=False, repr=False)
+class Rights(Value):
     """What a walk lets through: stores, user mode, instruction fetches (reads always)."""
 
     write: bool

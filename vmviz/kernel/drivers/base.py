@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import attrs
+
 from ..errors import KernelError
 from ..mm.filemap import MEMORY_KINDS, filemap_fault
 from ..mm.flags import F_SEAL_FUTURE_WRITE, VM_MAYWRITE, VM_SHARED, VM_WRITE
@@ -16,10 +18,11 @@ from ..mm.mm_types import File, Inode, Mm, System, VmOperations
 from ..mm.mmap import Backing
 from ..mm.page_alloc import DRIVER
 from ..mm.vma import Vma
-from ..plain import Plain
+from ..value import Value
 
 
-class Driver(Plain):
+@attrs.frozen(eq=False, repr=False)
+class Driver(Value):
     """A character device or PCI resource file.
 
     ``mmap(mm, vma)`` is the file's mmap method: it returns the VMA as it left it, or raises `KernelError`.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,8 +25,8 @@ from ..arch.x86 import (
     pmd_pfn,
 )
 from ..errors import CallerBugError, SignalRaised, UnknownContentsError
-from ..plain import Plain
 from ..trace.bulk import Bulk, SetLane
+from ..value import Value
 from .access_one import touch_one
 from .brk import expand_downwards
 from .contents import Contents
@@ -48,7 +49,8 @@ SHOWN_PAGES = 16
 NOT_READ = "what the page holds was not read: vmviz imports no contents"
 
 
-class Access(Plain):
+@attrs.frozen(eq=False, repr=False)
+class Access(Value):
     """What an access did: pages ``touched``; ``data``, the first byte of each page of a read (16 at most), or
     the bytes read when they lie in one page (None where the pages are those of an imported process, whose
     contents were not read: ``why`` says so); minor and major faults.

@@ -11,7 +11,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from ..plain import Plain
+import attrs
+
+from ..value import Value
 
 # The bits of vm_flags, from include/linux/mm.h.
 VM_NONE: Final = 0x0
@@ -207,7 +209,8 @@ O_PATH: Final = 0o1000_0000
 O_TMPFILE: Final = 0o2000_0000 | O_DIRECTORY
 
 
-class VmFlag(Plain):
+@attrs.frozen(eq=False, repr=False)
+class VmFlag(Value):
     """One bit of vm_flags: number, code in smaps ("": smaps is silent), name and meaning."""
 
     bit: int

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from ..plain import Plain
 from ..trace.journal import Journal
 from ..trace.store import Column, Keyed, RangeColumn
+from ..value import Value
 from .compound import CompoundPages
 from .contents import ContentColumn, Contents
 from .frame_states import FrameStates
@@ -27,7 +28,8 @@ ZERO_PFN = 1
 """The shared zero page: here the second frame of RAM; a real kernel keeps it in its image."""
 
 
-class Page(Plain):
+@attrs.frozen(eq=False, repr=False)
+class Page(Value):
     """One frame as struct page tells it: a value at the edge of the API."""
 
     pfn: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import attrs
 import numpy as np
 
 from ..arch.tlb import TlbFlush
@@ -23,7 +24,6 @@ from ..arch.x86 import (
     pte_modify,
 )
 from ..errors import KernelError
-from ..plain import evolve
 from ..trace.bulk import Bulk, Lane, SetLane
 from .flags import (
     MAP_FIXED,
@@ -81,7 +81,7 @@ def hugetlbfs_file_mmap(mm: Mm, vma: Vma) -> Vma:
     if owner is None:
         raise KernelError("ENOMEM", "mmap", f"the pool has no {last - first} unreserved huge pages")
     if vma.vm_flags & VM_WRITE and inode.size < last << HPAGE_SHIFT:
-        mm.sys.journal.write(mm.sys.inodes, inode.id, evolve(inode, size=last << HPAGE_SHIFT))
+        mm.sys.journal.write(mm.sys.inodes, inode.id, attrs.evolve(inode, size=last << HPAGE_SHIFT))
     mm.set_vma(vma, owner)
     return owner
 

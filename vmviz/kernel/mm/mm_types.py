@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from ..arch.paging import PagingMode
 from ..arch.tlb import Tlb
-from ..plain import Plain, field
 from ..trace.journal import Journal
 from ..trace.store import Counters, Keyed
-from ..versions import VERSIONS, KernelVersion
+from ..value import Value
+from ..versions import VERSIONS, KernelVersion, kernel_version
 from .flags import VM_EXEC, VM_GROWSDOWN, VM_SHARED, VM_WRITE
 from .frames import Frames
 from .pgtable import TableArena
@@ -45,7 +47,8 @@ COUNTER_NAMES = (
 STACK_GUARD_GAP = 256 << 12
 
 
-class File(Plain):
+@attrs.frozen(eq=False, repr=False)
+class File(Value):
     """An open file (struct file): ``inode`` names what is behind it, ``flags`` is O_RDONLY, O_WRONLY or
     O_RDWR.
     """
@@ -56,7 +59,8 @@ class File(Plain):
     inode: int
 
 
-class Inode(Plain):
+@attrs.frozen(eq=False, repr=False)
+class Inode(Value):
     """What is behind a file: ``kind`` is "reg", "shmem", "ramfs", "chr" or "dir"; ``size`` in bytes;
     ``device`` names the driver; ``seals`` are the F_SEAL_* bits of a file in memory.
     """
@@ -71,7 +75,8 @@ class Inode(Plain):
     seals: int = 0
 
 
-class VmOperations(Plain):
+@attrs.frozen(eq=False, repr=False)
+class VmOperations(Value):
     """The vm_operations_struct of a mapping: what a driver or file system wants to hear of its VMAs.
 
     ``fault`` serves a missing page; without it a missing page is SIGBUS.  ``per_page``: a run of pages is
@@ -92,8 +97,13 @@ class VmOperations(Plain):
     imported: bool = False
 
 
-class System(Plain, frozen=False, eq=False):
-    """What the whole machine shares.  ``version`` and ``zap_contract`` are the dials;
+def _version(name: str | KernelVersion) -> KernelVersion:
+    return kernel_version(name) if isinstance(name, str) else name
+
+
+@attrs.define(eq=False, repr=False)
+class System:
+    """What the whole machine shares.  ``version`` (given by name) and ``zap_contract`` are the dials;
     ``cap_sys_rawio``: the process may map below ``mmap_min_addr`` (bytes), as root may;
     ``cap_ipc_lock``: it may lock without limit; ``cap_sys_admin``: root's reserve is open to it.
     ``mms`` tells the address spaces that live.
@@ -104,7 +114,7 @@ class System(Plain, frozen=False, eq=False):
     frames: Frames
     arena: TableArena
     tlbs: list[Tlb]
-    version: KernelVersion = VERSIONS["6.1"]
+    version: KernelVersion = attrs.field(default=VERSIONS["6.1"], converter=_version)
     zap_contract: str = "int"
     max_map_count: int = 65530
     mmap_min_addr: int = 65536
@@ -113,26 +123,25 @@ class System(Plain, frozen=False, eq=False):
     cap_sys_admin: bool = False
     totalram_pages: int = 0
     total_swap_pages: int = 0
-    sysctl: Keyed = field(factory=lambda: Keyed("sysctl"))
-    thp: Keyed = field(factory=lambda: Keyed("thp"))
-    hugetlb: Keyed = field(factory=lambda: Keyed("hugetlb"))
-    files: Keyed = field(factory=lambda: Keyed("files"))
-    inodes: Keyed = field(factory=lambda: Keyed("inodes"))
-    page_cache: Keyed = field(factory=lambda: Keyed("page_cache"))
-    inode_refs: Keyed = field(factory=lambda: Keyed("inode_refs"))
-    disk: Keyed = field(factory=lambda: Keyed("disk"))
-    ids: Counters = field(factory=lambda: Counters("ids", ("file", "inode", "anon_vma", "mm", "pid")))
-    commit: Counters = field(factory=lambda: Counters("commit", ("committed",)))
-    driver_pages: Keyed = field(factory=lambda: Keyed("driver_pages"))
-    memtypes: Keyed = field(factory=lambda: Keyed("memtypes"))
-    anon_vmas: Keyed = field(factory=lambda: Keyed("anon_vmas"))
-    swap: SwapArea = field(init=False)
-    vm_ops: dict[str, VmOperations] = field(factory=dict)
+    sysctl: Keyed = attrs.field(factory=lambda: Keyed("sysctl"))
+    thp: Keyed = attrs.field(factory=lambda: Keyed("thp"))
+    hugetlb: Keyed = attrs.field(factory=lambda: Keyed("hugetlb"))
+    files: Keyed = attrs.field(factory=lambda: Keyed("files"))
+    inodes: Keyed = attrs.field(factory=lambda: Keyed("inodes"))
+    page_cache: Keyed = attrs.field(factory=lambda: Keyed("page_cache"))
+    inode_refs: Keyed = attrs.field(factory=lambda: Keyed("inode_refs"))
+    disk: Keyed = attrs.field(factory=lambda: Keyed("disk"))
+    ids: Counters = attrs.field(factory=lambda: Counters("ids", ("file", "inode", "anon_vma", "mm", "pid")))
+    commit: Counters = attrs.field(factory=lambda: Counters("commit", ("committed",)))
+    driver_pages: Keyed = attrs.field(factory=lambda: Keyed("driver_pages"))
+    memtypes: Keyed = attrs.field(factory=lambda: Keyed("memtypes"))
+    anon_vmas: Keyed = attrs.field(factory=lambda: Keyed("anon_vmas"))
+    swap: SwapArea = attrs.field(
+        default=attrs.Factory(lambda self: SwapArea(self.frames.contents), takes_self=True)
+    )
+    vm_ops: dict[str, VmOperations] = attrs.field(factory=dict)
     mms: Callable[[], Iterable[Mm]] = tuple
-    drivers: dict[str, Any] = field(factory=dict)
-
-    def __post_init__(self) -> None:
-        self.swap = SwapArea(self.frames.contents)
+    drivers: dict[str, Any] = attrs.field(factory=dict)
 
     def new_id(self, kind: str) -> int:
         """The next id of a kind (file, inode, anon_vma, mm, pid)."""

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from errno import errorcode
 from typing import NoReturn
 
+import attrs
+
 from ..arch.x86 import _PAGE_CHG_MASK, vm_get_page_prot
 from ..errors import CallerBugError, KernelError
-from ..plain import Plain
+from ..value import Value
 from .filemap import MEMORY_KINDS, get_inode, put_inode
 from .flags import (
     F_SEAL_WRITE,
@@ -71,7 +73,8 @@ TOP = 1 << 64
 HUGE = 2 << 20
 
 
-class Backing(Plain):
+@attrs.frozen(eq=False, repr=False)
+class Backing(Value):
     """What a file brings to a mapping: its inode, and what its ``mmap`` method does to the new VMA."""
 
     file: File

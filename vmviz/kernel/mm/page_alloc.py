@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import VmvizError
-from ..plain import Plain
+from ..value import Value
 from .free_blocks import MAX_ORDER, blocks_in, blocks_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class OutOfMemory(VmvizError):
     """No free block of the wanted order is left in any zone."""
 
 
-class Zone(Plain):
+@attrs.frozen(eq=False, repr=False)
+class Zone(Value):
     """A zone of physical memory: frames ``start_pfn`` to ``end_pfn`` (exclusive)."""
 
     name: str

@@ -13,13 +13,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from ..plain import Plain, evolve
+import attrs
+
 from .flags import VM_EXEC, VM_READ, VM_SOFTDIRTY, VM_WRITE
 from .mm_types import Mm, System
 from .vma import Vma
 
 
-class AnonVma(Plain):
+@attrs.frozen
+class AnonVma:
     """An anon_vma that a fork has made or taken over (struct anon_vma).
 
     ``chain`` holds the anon_vmas that a VMA with this one is linked to (struct anon_vma_chain), the oldest
@@ -108,7 +110,8 @@ def relinked(system: System, vma: Vma) -> Vma:
     return vma if chain == vma.chain else vma.replace(chain=chain)
 
 
-class Census(Plain, frozen=False):
+@attrs.define
+class Census:
     """How many VMAs use each anon_vma, and how many anon_vmas descend from it: what a fork wants to know.
 
     ``active`` is num_active_vmas, ``children`` num_children; a root counts itself as a child.
@@ -141,7 +144,7 @@ def anon_vma_fork(system: System, vma: Vma, census: Census) -> tuple[int, int]:
     for link in parent.chain:
         if census.children[link] < 2 and not census.active[link]:
             old = anon_vma_record(system, link)
-            j.write(system.anon_vmas, link, evolve(old, chain=parent.chain))
+            j.write(system.anon_vmas, link, attrs.evolve(old, chain=parent.chain))
             census.active[link] += 1
             return link, len(parent.chain)
     j.enter("anon_vma_fork", ("vma", vma.start))

@@ -4,8 +4,9 @@ do_truncate and vfs_fallocate of fs/open.c).
 
 from __future__ import annotations
 
+import attrs
+
 from ..errors import KernelError
-from ..plain import evolve
 from .filemap import MEMORY_KINDS, inode_of
 from .flags import (
     F_SEAL_FUTURE_WRITE,
@@ -50,7 +51,7 @@ def resize(system: System, file: File, size: int) -> None:
     if size > inode.size and inode.seals & F_SEAL_GROW:
         raise KernelError("EPERM", "ftruncate", f"{file.path} is sealed against growing")
     smaller = size < inode.size
-    inode = evolve(inode, size=size)
+    inode = attrs.evolve(inode, size=size)
     system.journal.write(system.inodes, inode.id, inode)
     if smaller:
         truncate_pagecache(system, inode, size)
@@ -114,4 +115,4 @@ def add_seals(system: System, file: File, seals: int) -> None:
         for _, vma in mappings_of(system, inode.id, 0, END):
             if vma.vm_flags & (VM_SHARED | VM_MAYWRITE) == VM_SHARED | VM_MAYWRITE:
                 raise KernelError("EBUSY", "fcntl", f"{file.path} is mapped shared at {vma.start:#x}")
-    system.journal.write(system.inodes, inode.id, evolve(inode, seals=inode.seals | seals))
+    system.journal.write(system.inodes, inode.id, attrs.evolve(inode, seals=inode.seals | seals))

@@ -84,10 +84,10 @@ async def test_a_key_costs_the_same_rows_and_bytes_at_any_size() -> None:
         async with counted(vmas) as model:
             costs.append([await model.key(name) for name in ("down", "down", "up", "down")])
     for few, many in zip(*costs, strict=True):
-        assert few["pulled"] == many["pulled"] <= 16
-        assert few["rendered"] == many["rendered"] <= 20
+        assert few["pulled"] == many["pulled"] <= 14
+        assert few["rendered"] == many["rendered"] <= 14
         assert few["paintings"] == many["paintings"] == 1
-        assert max(few["bytes"], many["bytes"]) < 8_000
+        assert max(few["bytes"], many["bytes"]) < 6_000
 
 
 async def test_a_scroll_pulls_one_row_of_each_pane_and_little_more() -> None:

@@ -41,7 +41,17 @@ class Look:
     ``plain``: in the ASCII set.  ``tail``: one more cell behind the columns, the rule at the right of a pane.
     """
 
-    __slots__ = ("_codes", "_for", "columns", "is_truecolor", "plain", "table", "tail", "tail_table", "width")
+    __slots__ = (
+        "_codes",
+        "_console",
+        "columns",
+        "is_truecolor",
+        "plain",
+        "table",
+        "tail",
+        "tail_table",
+        "width",
+    )
 
     def __init__(
         self,
@@ -55,14 +65,15 @@ class Look:
         self.tail_table = tail_table or table
         self.width = columns + len(tail)
         self.is_truecolor = table.is_truecolor and self.tail_table.is_truecolor
-        self._for: ColorSystem | None = None
-        self._codes: tuple[dict[str, str], str] = {}, RESET
+        self._console: Console | None = None
+        self._codes: tuple[dict[str, str], dict[str, int], str] = {}, {}, RESET
 
-    def codes(self, system: ColorSystem) -> tuple[dict[str, str], str]:
-        """The escape sequences by role, and what ends a line."""
-        if self._for is not system:
+    def codes(self, console: Console) -> tuple[dict[str, str], dict[str, int], str]:
+        """The escape sequences by role, the lengths of texts that are known to be clean, and what ends a line."""
+        if self._console is not console:
+            system = console._color_system or ColorSystem.TRUECOLOR
             tail = self.tail_table.sgr(system)["rule"] + self.tail if self.tail else ""
-            self._for, self._codes = system, (self.table.sgr(system), tail + RESET)
+            self._console, self._codes = console, (self.table.sgr(system), CLEAN[self.plain], tail + RESET)
         return self._codes
 
 
@@ -121,8 +132,8 @@ class AnsiStrip(Strip):
         if kept is not None:
             return kept
         look, line = self.look, self.line
-        sgr, end = look.codes(console._color_system or ColorSystem.TRUECOLOR)
-        lengths, left = CLEAN[look.plain], look.columns
+        sgr, lengths, end = look.codes(console)
+        left = look.columns
         out: list[str] = []
         add, last = out.append, ""
         try:

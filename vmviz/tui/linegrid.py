@@ -261,42 +261,38 @@ class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
         cursor = self._cursor if self.row_cursor else -1
         varied = self._hover is not None or type(self).row_class is not LineGrid.row_class
         out: list[Strip] = []
+        if len(strips) + len(lines) > _CACHED_ROWS:
+            for old in strips.keys() - set(self.visible_rows):
+                del strips[old]
+        rendered = pulled = 0
         for y in lines:
             row = y + shift
             bar = double_bar if y in bars else plain_bar
-            variant = ""
             if y < TITLE_ROWS or row >= count:
-                line = self.title_line(text_width) if y < TITLE_ROWS else []
+                line, variant = self.title_line(text_width) if y < TITLE_ROWS else [], ""
             else:
-                self.rows_rendered += 1
-                if row == cursor or varied:
-                    variant = self._variant(row)
+                rendered += 1
+                variant = self._variant(row) if row == cursor or varied else ""
                 kept = strips.get(row)
-                if kept is not None and kept[0] == variant and kept[1] == bar:
+                if kept is None:
+                    pulled += 1
+                    line = self.row(row, text_width)
+                elif kept[0] == variant and kept[1] == bar:
                     out.append(kept[2])
                     continue
-                line = self._line_of(row, text_width, kept and kept[2])
+                else:
+                    line = kept[2].line  # made for another cursor or another rule
             look = looks.get((variant, bar))
             if look is None:
                 # The rule at the right is a rule on every row: it does not take the row's background.
-                look = Look(text_width, book.table(variant), plain, bar, book.table())
-                looks[variant, bar] = look
+                look = looks[variant, bar] = Look(text_width, book.table(variant), plain, bar, book.table())
             strip = AnsiStrip(line, look)
-            if y >= TITLE_ROWS and row < count:
+            if TITLE_ROWS <= y < count - shift:
                 strips[row] = variant, bar, strip
             out.append(strip)
+        self.rows_rendered += rendered
+        self.rows_pulled += pulled
         return out
-
-    def _line_of(self, row: int, columns: int, strip: AnsiStrip | None) -> Line:
-        """A row's cells: those of its strip, which was made for another cursor or rule, or else pulled."""
-        if strip is not None:
-            return strip.line
-        self.rows_pulled += 1
-        if len(self._strips) >= _CACHED_ROWS:
-            visible = self.visible_rows
-            for old in [old for old in self._strips if old not in visible]:
-                del self._strips[old]
-        return self.row(row, columns)
 
     def _variant(self, row: int) -> str:
         if self.row_cursor and row == self.cursor:

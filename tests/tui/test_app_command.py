@@ -6,6 +6,7 @@ import pytest
 
 from vmviz.tui.app import VmvizApp
 from vmviz.tui.command import CommandLine, completion
+from vmviz.tui.linegrid import LineGrid
 
 from .appkit import MIDDLE, SMALL, keys, opened, results, said, screen, text, type_command
 
@@ -146,3 +147,29 @@ async def test_a_variable_of_the_users_becomes_a_label() -> None:
         await keys(app, pilot, "a")
         assert " ►mine " in text(app)
         assert screen(app)[-2].startswith(" mine ")
+
+
+@pytest.mark.parametrize("size", [SMALL, MIDDLE])
+async def test_what_is_typed_ahead_goes_to_the_line_that_the_key_before_it_opens(
+    size: tuple[int, int],
+) -> None:
+    async with opened(size) as (app, pilot):
+        for key in ("colon", "z", "a", "p"):
+            app.simulate_key(key)
+        await keys(app, pilot)
+        assert len(app.screen_stack) == 1
+        assert app.focused is line(app)
+        assert line(app).value == "zap"
+
+
+async def test_keys_typed_ahead_find_the_pane_that_tab_goes_to() -> None:
+    async with opened(MIDDLE) as (app, pilot):
+        first = app.focused
+        rows = [pane.cursor for pane in app.query(LineGrid)]
+        for key in ("tab", "down", "shift+tab"):
+            app.simulate_key(key)
+        await keys(app, pilot)
+        assert app.focused is first
+        assert isinstance(first, LineGrid)
+        assert first.cursor == rows[0]
+        assert [pane.cursor for pane in app.query(LineGrid)] != rows

@@ -111,7 +111,7 @@ async def test_all_panes_follow_in_one_painting() -> None:
         assert len([text for text in model.paintings if text]) == 1
 
 
-async def test_a_key_passes_two_queues_and_is_painted_without_a_message(
+async def test_a_key_passes_one_queue_and_is_painted_without_a_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dispatched: list[str] = []
@@ -126,7 +126,7 @@ async def test_a_key_passes_two_queues_and_is_painted_without_a_message(
         for name in ("down", "down", "up"):
             dispatched.clear()
             await model.key(name)
-            assert dispatched.count("Key") == 2  # the app and the pane
+            assert dispatched.count("Key") == 1  # that of the app
             assert dispatched.count("Update") == 0
 
 

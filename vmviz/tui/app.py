@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import App
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import Input
 
@@ -22,6 +22,7 @@ from .commands import Actions
 from .director import Director
 from .glyphs import ascii_wanted
 from .keymap import bindings
+from .linegrid import LineGrid
 from .messages import AddressChosen, FrameChosen
 from .panes.log import LogPane
 from .panes.tree import TreePane
@@ -31,6 +32,13 @@ from .strips import KeyBar, WhyPane
 from .themes import available_themes
 
 NOTHING_TO_COME = "the story is at its end: u goes back, : takes statements of your own"
+
+_MADE = tuple(Binding.make_bindings(bindings()))
+_FIRST = frozenset(binding.key for binding in _MADE if binding.priority)
+"""Keys that Textual asks the app about before anybody else."""
+_ACTIONS = {"tab": "focus_next", "shift+tab": "focus_previous"} | {
+    binding.key: binding.action for binding in _MADE if not binding.priority
+}
 
 
 class VmvizApp(Showing):
@@ -44,7 +52,7 @@ class VmvizApp(Showing):
     """
     ENABLE_COMMAND_PALETTE = True
     COMMANDS = App.COMMANDS | {Actions}
-    BINDINGS: ClassVar[list[BindingType]] = [*bindings()]
+    BINDINGS: ClassVar[list[BindingType]] = [*_MADE]
 
     def __init__(
         self,
@@ -84,6 +92,21 @@ class VmvizApp(Showing):
     def on_resize(self) -> None:
         """The terminal has another size."""
         self.call_after_refresh(self.show)
+
+    async def _answered(self, key: str) -> bool:
+        """Do what a key means to the pane that has the focus, or to the main screen.
+
+        Textual finds the same actions, but five queues later: the next key, which may already be there, would be
+        given to the pane, and not to the line or the form that this one opens.
+        """
+        pane = self.focused
+        if len(self.screen_stack) > 1 or not isinstance(pane, LineGrid) or key in _FIRST:
+            return False
+        action = pane.own_action(key)
+        if action is not None and await self.run_action(action, pane):
+            return True
+        action = _ACTIONS.get(key)
+        return action is not None and await self.run_action(action, self)
 
     # -- what panes say
 
@@ -225,7 +248,7 @@ class VmvizApp(Showing):
         if text:
             line.value = text
         line.can_focus = True
-        line.focus()
+        self.screen_stack[0].set_focus(line)  # at once, before the next key
 
     @on(CommandLine.Left)
     def _left_command(self, event: CommandLine.Left) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import ClassVar
 
-from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
 from textual.message import Message
@@ -340,11 +339,10 @@ class LineGrid(DirectLines, LineMouse, can_focus=True, inherit_bindings=False):
 
     # Keys.
 
-    async def on_key(self, event: events.Key) -> None:
-        """Do what a key of the pane's own means: the app would find the same action, three queues later."""
-        action = _own_keys(type(self)).get(event.key)
-        if action is not None and await self.app.run_action(action, self):
-            event.stop().prevent_default()
+    @classmethod
+    def own_action(cls, key: str) -> str | None:
+        """The action that a key of the pane's own stands for."""
+        return _own_keys(cls).get(key)
 
     def _step(self, start: int, step: int) -> None:
         """Put the cursor on the first row from ``start`` on, in this direction, that it may stand on.

@@ -44,4 +44,9 @@ class Saying(Themed):
             self._said = None
             bar.unsay()
             self._lay_out_notice(0)
-        await super().on_event(event)
+        if not (isinstance(event, events.Key) and not event.is_forwarded and await self._answered(event.key)):
+            await super().on_event(event)
+
+    async def _answered(self, _key: str) -> bool:
+        """Do at once what a key means; false where it goes the usual way, through the queues of the widgets."""
+        return False

@@ -101,6 +101,17 @@ def test_the_story_in_a_real_terminal(terminal: Terminal) -> None:
     assert terminal.wait_for_end() == 0
 
 
+def test_the_app_ends_when_its_terminal_is_gone() -> None:
+    term = Terminal([sys.executable, "-m", "vmviz"])
+    try:
+        term.wait_for("n run the next step of the story")
+        os.close(term.master)  # the process leads a session without a terminal: no SIGHUP comes
+        assert term.process.wait(PATIENCE) is not None
+    finally:
+        term.process.kill()
+        term.process.wait()
+
+
 @pytest.mark.parametrize("theme", ["vmviz-dark", "vmviz-light"])
 def test_no_color_is_readable(theme: str) -> None:
     term = Terminal([sys.executable, "-m", "vmviz", "--theme", theme], NO_COLOR="1")

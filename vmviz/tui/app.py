@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ from .showing import FRAME, Showing
 from .strips import KeyBar, WhyPane
 from .themes import available_themes
 
+LOOK = 2.0
+"""Seconds between two looks whether the terminal is still there."""
 NOTHING_TO_COME = "the story is at its end: u goes back, : takes statements of your own"
 
 _MADE = tuple(Binding.make_bindings(bindings()))
@@ -80,8 +83,15 @@ class VmvizApp(Showing):
         """The focus, the first scene."""
         self.query_one(VmaPane).focus()
         self.show()
+        if not self.is_headless:
+            self.set_interval(LOOK, self._leave_with_the_terminal)
         if self.traces:
             self.action_conform()
+
+    def _leave_with_the_terminal(self) -> None:
+        """End where nobody is there any more: Textual would read from a terminal that is gone for ever."""
+        if sys.__stdin__ is not None and hung_up(sys.__stdin__.fileno()):
+            self.exit()
 
     def on_ready(self) -> None:
         """The first frame is there: what was made for it stays, so collections need not look at it again."""
@@ -288,6 +298,20 @@ class VmvizApp(Showing):
 
         names = [f"{name}(" for name in (*FUNCTIONS, "boot")]
         return [*names, *CONSTANTS, *self.director.session.runner.names]
+
+
+def hung_up(fd: int) -> bool:
+    """Whether the other side of a terminal or pipe is gone, as far as this system can tell.
+
+    >>> r, w = os.pipe()
+    >>> hung_up(r), os.close(w), hung_up(r), os.close(r)
+    (False, None, True, None)
+    """
+    if not hasattr(select, "poll"):
+        return False
+    asked = select.poll()
+    asked.register(fd, 0)  # of a hang-up one is always told
+    return bool(asked.poll(0))
 
 
 def run_app(

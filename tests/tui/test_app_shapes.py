@@ -257,6 +257,12 @@ async def test_the_only_mapper_of_a_frame_is_the_one_that_a_look_finds() -> None
 
 NOT_NEEDED = (
     *("lark", "hashlib", "cattrs", "numpy.ma", "vmviz.conform", "vmviz.cli_strace", "vmviz.live.process"),
+    *(
+        "vmviz.kernel.mm.madvise",
+        "vmviz.kernel.mm.mremap",
+        "vmviz.kernel.mm.mlock",
+        "vmviz.kernel.mm.mprotect",
+    ),
     *("vmviz.script.runner", "vmviz.script.nodes", "vmviz.script.functions", "vmviz.session.export"),
     *("vmviz.views.help", "vmviz.views.reasons", "vmviz.views.zapform", "vmviz.tui.screens.text"),
 )

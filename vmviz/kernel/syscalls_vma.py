@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .arguments import number, protection
 from .drivers import open_backing
 from .errors import KernelError, VmvizError
-from .mm import mremap_later
 from .mm.brk import prctl_set_mm
 from .mm.filemap import get_inode, put_inode
 from .mm.flags import (
@@ -27,18 +26,14 @@ from .mm.flags import (
 )
 from .mm.gup import mm_populate
 from .mm.huge_memory import set_thp_policy
-from .mm.madvise import do_madvise
-from .mm.mincore import do_mincore
-from .mm.mlock import do_mlock, do_mlockall, do_munlock, do_munlockall
 from .mm.mm_types import Mm, System
 from .mm.mmap import do_mmap
-from .mm.mmu_gather import MmuGather
-from .mm.mprotect import do_mprotect
-from .mm.mremap import do_mremap
 from .mm.mremap_quick import quick_mremap
-from .mm.msync import do_msync
 from .mm.util import set_rlimit, set_sysctl
 from .mm.vma import Vma
+
+if TYPE_CHECKING:
+    from .mm.mmu_gather import MmuGather
 
 
 class VmaCalls:
@@ -53,6 +48,8 @@ class VmaCalls:
 
     def mprotect(self, addr: int, length: int, prot: int | str) -> MmuGather | None:
         """Change the protection of a range (mprotect(2)); returns what was flushed, None for length 0."""
+        from .mm.mprotect import do_mprotect
+
         addr, length, prot = number(addr, "addr"), number(length, "length"), protection(prot)
         with self._span("mprotect", ("addr", addr), ("length", length), ("prot", prot)):
             return do_mprotect(self.mm, addr, length, prot)
@@ -63,13 +60,17 @@ class VmaCalls:
         old_len, new_len = number(old_len, "old_len"), number(new_len, "new_len")
         if (at := quick_mremap(self.mm, addr, old_len, new_len, flags, new_addr)) >= 0:
             return at
+        from .mm import mremap, mremap_later
+
         fields = (("addr", addr), ("old_len", old_len), ("new_len", new_len), ("flags", flags))
         with self._span("mremap", *fields, ("new_addr", new_addr)):
-            call = mremap_later.do_mremap if self.sys.version.mremap_many else do_mremap
+            call = mremap_later.do_mremap if self.sys.version.mremap_many else mremap.do_mremap
             return call(self.mm, addr, old_len, new_len, flags, new_addr)
 
     def madvise(self, addr: int, length: int, advice: int) -> int:
         """Take advice on a range (madvise(2)); ``advice`` is an MADV_* value."""
+        from .mm.madvise import do_madvise
+
         addr, length, advice = number(addr, "addr"), number(length, "length"), number(advice, "advice")
         with self._span("madvise", ("addr", addr), ("length", length), ("advice", advice)):
             do_madvise(self.mm, addr, length, advice)
@@ -77,41 +78,55 @@ class VmaCalls:
 
     def mlock(self, addr: int, length: int) -> int:
         """Lock a range and fault it in (mlock(2))."""
+        from .mm.mlock import do_mlock
+
         with self._span("mlock", ("addr", addr), ("length", length)):
             do_mlock(self.mm, addr, length)
         return 0
 
     def mlock2(self, addr: int, length: int, flags: int) -> int:
         """Lock a range; MLOCK_ONFAULT faults nothing in (mlock2(2))."""
+        from .mm.mlock import do_mlock
+
         with self._span("mlock2", ("addr", addr), ("length", length), ("flags", flags)):
             do_mlock(self.mm, addr, length, flags, "mlock2")
         return 0
 
     def munlock(self, addr: int, length: int) -> int:
         """Unlock a range (munlock(2))."""
+        from .mm.mlock import do_munlock
+
         with self._span("munlock", ("addr", addr), ("length", length)):
             do_munlock(self.mm, addr, length)
         return 0
 
     def mlockall(self, flags: int) -> int:
         """Lock what is mapped, or what will be (mlockall(2))."""
+        from .mm.mlock import do_mlockall
+
         with self._span("mlockall", ("flags", flags)):
             do_mlockall(self.mm, flags)
         return 0
 
     def munlockall(self) -> int:
         """Unlock everything (munlockall(2))."""
+        from .mm.mlock import do_munlockall
+
         with self._span("munlockall"):
             do_munlockall(self.mm)
         return 0
 
     def mincore(self, addr: int, length: int) -> bytes:
         """One byte per page of a range: whether it is in memory (mincore(2))."""
+        from .mm.mincore import do_mincore
+
         with self._span("mincore", ("addr", addr), ("length", length)):
             return do_mincore(self.mm, addr, length)
 
     def msync(self, addr: int, length: int, flags: int) -> int:
         """Write back what shared mappings of a range have changed (msync(2))."""
+        from .mm.msync import do_msync
+
         with self._span("msync", ("addr", addr), ("length", length), ("flags", flags)):
             do_msync(self.mm, addr, length, flags)
         return 0

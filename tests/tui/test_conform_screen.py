@@ -43,6 +43,7 @@ async def test_the_key_asks_for_recordings(tmp_path: Path) -> None:
         assert "Recordings" in text(app)
         app.screen.query_one(Input).value = str(tmp_path / "none.jsonl")
         await keys(app, pilot, "enter")
+        await keys(app, pilot)  # the screen opens its file behind its first frame
         assert "No such file" in text(app)
         await keys(app, pilot, "escape")
         assert len(app.screen_stack) == 1

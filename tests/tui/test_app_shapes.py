@@ -256,7 +256,7 @@ async def test_the_only_mapper_of_a_frame_is_the_one_that_a_look_finds() -> None
 
 
 NOT_NEEDED = (
-    *("lark", "hashlib", "cattrs", "numpy.ma", "vmviz.conform", "vmviz.cli_strace", "vmviz.live.process"),
+    *("lark", "hashlib", "numpy.ma", "vmviz.conform", "vmviz.cli_strace", "vmviz.live.process"),
     *(
         "vmviz.kernel.mm.madvise",
         "vmviz.kernel.mm.mremap",

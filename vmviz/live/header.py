@@ -3,115 +3,102 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import TypeVar
 
-Kind: TypeAlias = Callable[[Any, str], Any]
-"""Returns a value as it was read; raises ValueError, naming the place, where it is of another kind."""
+import attrs
+import cattrs
+
+T = TypeVar("T")
 
 
+@attrs.frozen
 class ColumnHeader:
     """Where a column lies: ``offset`` from the end of the header, ``stored`` size in bytes."""
 
-    __slots__ = ("crc32", "dtype", "name", "offset", "rows", "stored")
-
-    def __init__(self, name: str, dtype: str, rows: int, offset: int, stored: int, crc32: int) -> None:
-        self.name = name
-        self.dtype = dtype
-        self.rows = rows
-        self.offset = offset
-        self.stored = stored
-        self.crc32 = crc32
+    name: str
+    dtype: str
+    rows: int
+    offset: int
+    stored: int
+    crc32: int
 
 
-def _exactly(kind: type) -> Kind:
-    def read(value: Any, where: str) -> Any:
-        if type(value) is not kind:  # a bool is no number here
-            raise ValueError(f"{where}: {value!r:.40} is no {kind.__name__}")
-        return value
+@attrs.frozen
+class TextHeader:
+    """The distinct texts of one text column."""
 
-    return read
-
-
-_flag, _text, _list, _dict = _exactly(bool), _exactly(str), _exactly(list), _exactly(dict)
-_int = _exactly(int)
+    name: str
+    values: list[str]
 
 
-def _number(value: Any, where: str) -> int:
-    number: int = _int(value, where)
+@attrs.frozen
+class SnapshotHeader:
+    """The fields of version 1, which are those of `ProcessImage`, the distinct ``texts`` and the ``columns``."""
+
+    pid: int
+    name: str
+    page_size: int
+    cmdline: list[str]
+    kernel_release: str
+    taken: str | None
+    pfns_visible: bool
+    missing_right: str
+    warnings: list[str]
+    notes: list[str]
+    counters: dict[str, int]
+    layout: dict[str, int]
+    unknown_ranges: list[list[int]]
+    texts: list[TextHeader]
+    columns: list[ColumnHeader]
+
+
+def _strict(value: object, kind: type[T]) -> T:
+    if type(value) is not kind:  # a bool is no number here
+        raise ValueError(f"{value!r:.40} is no {kind.__name__}")
+    return value
+
+
+def _number(value: object, _: object) -> int:
+    number = _strict(value, int)
     if not 0 <= number < 1 << 64:
-        raise ValueError(f"{where}: {number:#x} is out of range")
+        raise ValueError(f"{number:#x} is out of range")
     return number
 
 
-def _text_or_none(value: Any, where: str) -> str | None:
-    return None if value is None else str(_text(value, where))
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook(int, _number)
+    converter.register_structure_hook(bool, lambda value, _: _strict(value, bool))
+    converter.register_structure_hook(str, lambda value, _: _strict(value, str))
+    converter.register_structure_hook(
+        str | None, lambda value, _: None if value is None else _strict(value, str)
+    )
+    return converter
 
 
-def _list_of(kind: Kind) -> Kind:
-    def read(value: Any, where: str) -> list[Any]:
-        return [kind(item, f"{where}[{i}]") for i, item in enumerate(_list(value, where))]
-
-    return read
-
-
-def _numbers(value: Any, where: str) -> dict[str, int]:
-    return {name: _number(item, f"{where}.{name:.40}") for name, item in _dict(value, where).items()}
-
-
-def _record(fields: Mapping[str, Kind]) -> Kind:
-    def read(value: Any, where: str) -> dict[str, Any]:
-        given = _dict(value, where)
-        for name in fields:
-            if name not in given:
-                raise ValueError(f"{where}: {name} is missing")
-        for name in given:
-            if name not in fields:
-                raise ValueError(f"{where}: {name!r:.40} is not known")
-        return {name: kind(given[name], f"{where}.{name}") for name, kind in fields.items()}
-
-    return read
-
-
-_column = _record(
-    {"name": _text, "dtype": _text, "rows": _number, "offset": _number, "stored": _number, "crc32": _number}
-)
-_header = _record(
-    {
-        "pid": _number,
-        "name": _text,
-        "page_size": _number,
-        "cmdline": _list_of(_text),
-        "kernel_release": _text,
-        "taken": _text_or_none,
-        "pfns_visible": _flag,
-        "missing_right": _text,
-        "warnings": _list_of(_text),
-        "notes": _list_of(_text),
-        "counters": _numbers,
-        "layout": _numbers,
-        "unknown_ranges": _list_of(_list_of(_number)),
-        "texts": _list_of(_record({"name": _text, "values": _list_of(_text)})),
-        "columns": _list_of(lambda value, where: ColumnHeader(**_column(value, where))),
-    }
-)
-
-
-def read_header(text: bytes) -> dict[str, Any]:
-    """The fields of version 1, which are those of `ProcessImage`, the distinct ``texts`` and the ``columns``.
+def read_header(text: bytes) -> SnapshotHeader:
+    """The header that ``text`` is.
 
     Raises json.JSONDecodeError where it is no JSON, else ValueError with the place and why.
 
-    >>> read_header(b'{"pid": true}')
+    >>> read_header(b'[]')
     Traceback (most recent call last):
         ...
-    ValueError: header: name is missing
+    ValueError: expected a mapping @ header
     """
-    fields: dict[str, Any] = _header(json.loads(text), "header")
-    return fields
+    fields = json.loads(text)
+    try:
+        if not isinstance(fields, dict):
+            raise ValueError("expected a mapping @ header")
+        return _converter().structure(fields, SnapshotHeader)
+    except cattrs.BaseValidationError as error:
+        raise ValueError("; ".join(cattrs.transform_error(error, path="header"))[:400]) from error
+    except (ValueError, RecursionError):
+        raise
+    except Exception as error:  # a foreign header must never become a traceback, whatever cattrs meets in it
+        raise ValueError(str(error)) from error
 
 
-def header_text(columns: list[ColumnHeader], **fields: Any) -> bytes:
+def header_text(header: SnapshotHeader) -> bytes:
     """The header as it is written; ASCII, which keeps paths that are no UTF-8 (lone surrogates) in valid JSON."""
-    told = [{name: getattr(column, name) for name in ColumnHeader.__slots__} for column in columns]
-    return json.dumps({**fields, "columns": told}, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+    return json.dumps(attrs.asdict(header), ensure_ascii=True, separators=(",", ":")).encode("ascii")

@@ -14,13 +14,12 @@ import stat
 import struct
 import tempfile
 import zlib
-from typing import Any
 
 import numpy as np
 
 from vmviz.live.check import problems, texts
 from vmviz.live.errors import SnapshotError
-from vmviz.live.header import ColumnHeader, header_text, read_header
+from vmviz.live.header import ColumnHeader, SnapshotHeader, TextHeader, header_text, read_header
 from vmviz.live.image import U64, PageColumns, ProcessImage, TextColumn, VmaTable
 
 VERSION = 1
@@ -107,23 +106,24 @@ def encode(image: ProcessImage) -> bytes:
         headers.append(ColumnHeader(name, "<u8", len(values), offset, len(blob), zlib.crc32(blob)))
         blobs.append(blob)
         offset += len(blob)
-    text = header_text(
-        headers,
+    header = SnapshotHeader(
         pid=image.pid,
         name=image.name,
         page_size=image.page_size,
-        cmdline=image.cmdline,
+        cmdline=list(image.cmdline),
         kernel_release=image.kernel_release,
         taken=image.taken,
         pfns_visible=image.pfns_visible,
         missing_right=image.missing_right,
-        warnings=image.warnings,
-        notes=image.notes,
+        warnings=list(image.warnings),
+        notes=list(image.notes),
         counters=image.counters,
         layout=image.layout,
-        unknown_ranges=image.unknown_ranges,
-        texts=[{"name": name, "values": text.values} for name, text in texts(image.vmas).items()],
+        unknown_ranges=[list(span) for span in image.unknown_ranges],
+        texts=[TextHeader(name, list(text.values)) for name, text in texts(image.vmas).items()],
+        columns=headers,
     )
+    text = header_text(header)
     return b"".join((MAGIC, b"%d\n" % VERSION, _PREFIX.pack(len(text), zlib.crc32(text)), text, *blobs))
 
 
@@ -155,7 +155,7 @@ def decode(data: bytes, path: str = "snapshot") -> ProcessImage:
     if zlib.crc32(text) != crc:
         raise SnapshotError(path, at, "the header is damaged: its checksum differs")
     header = _read_header(text, path, at)
-    columns = _read_columns(header["columns"], data, at + length, path)
+    columns = _read_columns(header.columns, data, at + length, path)
     return _assemble(header, columns, path, at, at + length)
 
 
@@ -178,7 +178,7 @@ def _check_version(data: bytes, path: str) -> int:
     return end + 1
 
 
-def _read_header(text: bytes, path: str, at: int) -> dict[str, Any]:
+def _read_header(text: bytes, path: str, at: int) -> SnapshotHeader:
     try:
         return read_header(text)
     except json.JSONDecodeError as error:
@@ -275,10 +275,10 @@ def inflate(packed: memoryview, out: memoryview) -> bool:
     return at == len(out) and stream.eof and not stream.unused_data
 
 
-def _assemble(header: dict[str, Any], columns: dict[str, U64], path: str, at: int, base: int) -> ProcessImage:
-    places = {column.name: base + column.offset for column in header["columns"]}
-    values = {text["name"]: tuple(text["values"]) for text in header["texts"]}
-    if len(header["texts"]) != len(_TEXT_COLUMNS) or set(values) != set(_TEXT_COLUMNS):
+def _assemble(header: SnapshotHeader, columns: dict[str, U64], path: str, at: int, base: int) -> ProcessImage:
+    places = {column.name: base + column.offset for column in header.columns}
+    values = {text.name: tuple(text.values) for text in header.texts}
+    if len(header.texts) != len(_TEXT_COLUMNS) or set(values) != set(_TEXT_COLUMNS):
         raise SnapshotError(path, at, f"the text columns are not {', '.join(_TEXT_COLUMNS)}")
     needed = [f"vma.{name}" for name in _VMA_COLUMNS + _TEXT_COLUMNS] + [
         f"page.{name}" for name in _PAGE_COLUMNS[:3]
@@ -294,7 +294,7 @@ def _assemble(header: dict[str, Any], columns: dict[str, U64], path: str, at: in
         raise SnapshotError(
             path, places[min(extra)], f"column {min(extra)!r:.60} is not known to version {VERSION}"
         )
-    if any(len(span) != 2 for span in header["unknown_ranges"]):
+    if any(len(span) != 2 for span in header.unknown_ranges):
         raise SnapshotError(path, at, "unknown_ranges are not pairs")
 
     def text(name: str) -> TextColumn:
@@ -320,21 +320,21 @@ def _assemble(header: dict[str, Any], columns: dict[str, U64], path: str, at: in
         count=columns.get("page.count"),
     )
     image = ProcessImage(
-        pid=header["pid"],
-        name=header["name"],
-        page_size=header["page_size"],
+        pid=header.pid,
+        name=header.name,
+        page_size=header.page_size,
         vmas=vmas,
         pages=pages,
-        cmdline=tuple(header["cmdline"]),
-        kernel_release=header["kernel_release"],
-        taken=header["taken"],
-        pfns_visible=header["pfns_visible"],
-        missing_right=header["missing_right"],
-        warnings=tuple(header["warnings"]),
-        notes=tuple(header["notes"]),
-        counters=header["counters"],
-        layout=header["layout"],
-        unknown_ranges=tuple((span[0], span[1]) for span in header["unknown_ranges"]),
+        cmdline=tuple(header.cmdline),
+        kernel_release=header.kernel_release,
+        taken=header.taken,
+        pfns_visible=header.pfns_visible,
+        missing_right=header.missing_right,
+        warnings=tuple(header.warnings),
+        notes=tuple(header.notes),
+        counters=header.counters,
+        layout=header.layout,
+        unknown_ranges=tuple((span[0], span[1]) for span in header.unknown_ranges),
     )
     for problem in problems(image):
         raise SnapshotError(path, places.get(problem.where, at), f"{problem.where}: {problem.why}")

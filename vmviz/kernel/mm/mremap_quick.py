@@ -122,57 +122,63 @@ def _plan(
     if len(arena.upper) < 3:
         return None
     (above, _), (wide, mask), (span, _) = arena.upper[-3:]
-    if (at ^ (end - 1)) >> above or ((at + delta) ^ (end + delta - 1)) >> above:
+    step, up = wide - span, above - span
+    # From here on in units of a last-level table: small numbers are quicker.
+    first, last, apart = at >> span, end >> span, delta >> span
+    there = first + apart
+    if (first ^ (last - 1)) >> up or (there ^ (last + apart - 1)) >> up:
         return None
-    first = at >> above << above
-    top = ceiling or mm.task_size + (1 << 39)
-    if first >= floor and first + (1 << above) <= top:
+    low = (floor + (1 << wide) - 1) >> wide
+    high = (ceiling or mm.task_size + (1 << 39)) >> wide
+    if low <= first >> up << (up - step) and ((first >> up) + 1) << (up - step) <= high:
         return None
-    old_row = new_row = _row_above(arena, pgd, at)
-    if (at ^ (at + delta)) >> above:
-        new_row = _row_above(arena, pgd, at + delta)
-    if old_row < 0 or new_row < 0:
+    old_base = new_base = _row_above(arena, pgd, at) << bits
+    if (first ^ there) >> up:
+        new_base = _row_above(arena, pgd, at + delta) << bits
+    if old_base < 0 or new_base < 0:
         return None
-    table, index = 1 << wide, (1 << (wide - span)) - 1
+    size, row_of = 1 << step, arena.row_of.flat
     pieces: list[Piece] = []
     missing: list[int] = []
     freed: list[Hung] = []
-    low = -1
-    while at < end:
-        to = at + delta
-        down, up = (old_row << bits) | ((at >> wide) & mask), (new_row << bits) | ((to >> wide) & mask)
-        entry = flat[down]
-        if not entry or entry & _PAGE_PSE:
-            return None
-        pfn = (entry & PTE_PFN_MASK) >> 12
-        row = arena.row_of.flat[pfn] - 1
-        if at >> wide != low:
-            low = at >> wide
-            if low << wide >= floor and (low + 1) << wide <= top:
+    table = -1
+    while first < last:
+        there = first + apart
+        if first >> step != table:
+            table = first >> step
+            down = old_base | (table & mask)
+            entry = flat[down]
+            if not entry or entry & _PAGE_PSE:
+                return None
+            pfn = (entry & PTE_PFN_MASK) >> 12
+            row = row_of[pfn] - 1
+            if low <= table < high:
                 freed.append((down, row, pfn))
-        room = table - max(at & (table - 1), to & (table - 1))
-        room = min(room, end - at)
-        if room == table:
+        index, place = first & (size - 1), there & (size - 1)
+        n = min(size - (index if index > place else place), last - first)
+        if n == size:
             return None
-        slot, place, n = (row << bits) | ((at >> span) & index), (to >> span) & index, room >> span
-        entries: Any = flat[slot]
+        slot = (row << bits) | index
         if n > 1:
-            entries = cells[slot : slot + n].copy()
+            entries: Any = cells[slot : slot + n].copy()
             if np.count_nonzero(entries) != n or (arena.huge.data and (entries & _PSE).any()):
                 return None
-        elif not entries or entries & _PAGE_PSE:
-            return None
-        entry = flat[up]
+        else:
+            entries = flat[slot]
+            if not entries or entries & _PAGE_PSE:
+                return None
+        above_new = new_base | ((there >> step) & mask)
+        entry = flat[above_new]
         if entry:
             if entry & _PAGE_PSE:
                 return None
-            place |= (arena.row_of.flat[(entry & PTE_PFN_MASK) >> 12] - 1) << bits
+            place |= (row_of[(entry & PTE_PFN_MASK) >> 12] - 1) << bits
             if any(flat[place : place + n]) if n <= 16 else cells[place : place + n].any():
                 return None
-            up = -1
+            above_new = -1
         pieces.append((slot, place, n, entries))
-        missing.append(up)
-        at += room
+        missing.append(above_new)
+        first += n
     return pieces, missing, freed
 
 

@@ -7,7 +7,9 @@ import re
 from typing import Any
 
 import pytest
+from textual.app import App
 from textual.pilot import Pilot
+from textual.screen import Screen
 from textual.widgets import Static
 
 from vmviz.tui.app import VmvizApp
@@ -17,7 +19,7 @@ from vmviz.tui.panes.frames import FramePane
 from vmviz.tui.panes.ruler import Ruler
 from vmviz.tui.panes.vmas import VmaPane
 
-from .appkit import LARGE, MIDDLE, SMALL, keys, opened
+from .appkit import LARGE, MIDDLE, SMALL, keys, opened, screen
 from .test_ansistrip import from_segments
 
 pyte = pytest.importorskip("pyte")
@@ -238,3 +240,28 @@ async def test_what_is_painted_is_what_was_asked_for(monkeypatch: pytest.MonkeyP
 async def after_down(app: VmvizApp, pilot: Pilot[None], shown: Shown) -> None:
     await keys(app, pilot, "down")
     shown.check("down")
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_the_first_painting_has_all(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Textual paints the empty screen, each layout on the way, and the screen when it is full."""
+    paintings: list[str] = []
+    display = App._display
+
+    def note(self: App[Any], shown: Screen[Any], update: Any) -> None:
+        if update is not None:
+            paintings.append(update.render_segments(self.console))
+        display(self, shown, update)
+
+    monkeypatch.setattr(App, "_display", note)
+    async with opened(size) as (app, _):
+        terminal = pyte.Screen(*size)
+        stream = pyte.Stream(terminal)
+        first, *more = filter(None, paintings)
+        stream.feed(first)
+        assert any("Page tables" in line for line in terminal.display)
+        assert any("Why" in line or "framebuffer" in line for line in terminal.display)
+        assert sum(map(len, more)) < len(first) / 4  # what follows is a line, not the screen
+        for text in more:
+            stream.feed(text)
+        assert [line.rstrip() for line in terminal.display] == [line.rstrip() for line in screen(app)]

@@ -200,6 +200,8 @@ class DirectCompositor(Compositor):
         visible_screen_stack.set(screen_stack or [])
         dirty, screen, places = self._dirty_regions.copy(), self.size.region, self.places()
         self._dirty_regions.clear()
+        if screen in dirty:
+            dirty = {screen}
         wanted: dict[tuple[DirectLines, Region], set[int]] = {}
         rest: list[Region] = []
         for region in dirty:
@@ -253,6 +255,18 @@ class DirectScreen(Screen[None]):
         self.moving: set[DirectLines] = set()
         """Those that have asked for a layout."""
         self._due = False
+        self._opened = False
+
+    def _on_timer_update(self) -> None:
+        """The first frame comes when all has place and content; before, Textual paints each step on the way there."""
+        super()._on_timer_update()
+        if not self._opened:
+            self._opened = True
+            self._compositor_refresh()
+
+    def _compositor_refresh(self) -> None:
+        if self._opened:
+            super()._compositor_refresh()
 
     def paints(self, widget: Widget) -> bool:
         """Paint a widget's dirty lines with the next frame; returns whether there is one to come."""

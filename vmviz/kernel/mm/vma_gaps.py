@@ -8,7 +8,6 @@ largest goes, and the next search makes the stale ones that it meets anew.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
 
 from .flags import VM_GROWSDOWN
 from .vma import Vma
@@ -210,13 +209,11 @@ class GapMaxima:
 
     def _chunk_below(self, c: int, length: int) -> int:
         """The highest chunk from ``c`` downwards with a hole of ``length``, or -1."""
-        if c < 0:
-            return -1
-        blocks, maxima, here = self._block, self._max, c >> _BLOCK_SHIFT
-        for b in (here, *_downwards(blocks, 0, here)):
+        blocks, maxima = self._block, self._max
+        for b in range(c >> _BLOCK_SHIFT, -1, -1):
             if blocks[b] >= length and self._largest_of_block(b) >= length:
                 first = b << _BLOCK_SHIFT
-                for k in _downwards(maxima, first, min(c, first + _BLOCK - 1) + 1):
+                for k in range(min(c, first + _BLOCK - 1), first - 1, -1):
                     if maxima[k] >= length and self._largest(k) >= length:
                         return k
         return -1
@@ -232,19 +229,6 @@ class GapMaxima:
                     if maxima[k] >= length and self._largest(k) >= length:
                         return k
         return count
-
-
-def _downwards(maxima: list[int], first: int, end: int) -> Sequence[int]:
-    """The indices from ``end`` - 1 down to ``first``; where there is but one hole it is told where that is.
-
-    >>> [list(_downwards(maxima, 0, 3)) for maxima in ([0, 4096, 0], [8192, 4096, 0], [0, 0, 0])]
-    [[1], [2, 1, 0], []]
-    """
-    part = maxima[first:end]
-    there = len(part) - part.count(0)
-    if there == 1:
-        return (first + part.index(max(part)),)
-    return range(end - 1, first - 1, -1) if there else ()
 
 
 def _holes(gaps: list[int]) -> bool:

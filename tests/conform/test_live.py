@@ -104,7 +104,7 @@ def test_a_broken_rule_in_a_child_is_made_small_with_its_fork(
     def broken(mm: object, start: int, length: int, prot: int) -> object:
         return None if getattr(mm, "id", 1) > 1 else real(mm, start, length, prot)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("vmviz.kernel.syscalls_vma.do_mprotect", broken)
+    monkeypatch.setattr("vmviz.kernel.mm.mprotect.do_mprotect", broken)
     finding = replay(host, operations)
     assert finding is not None
     small = shrink(finding, partial(replay, host))
@@ -117,7 +117,7 @@ def test_a_broken_rule_in_a_child_is_made_small_with_its_fork(
 
 
 def test_a_difference_in_what_is_present_is_told(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmviz.kernel.syscalls_vma.do_madvise", lambda *_: None)
+    monkeypatch.setattr("vmviz.kernel.mm.madvise.do_madvise", lambda *_: None)
     finding = replay(host, [mapped(), Operation("store", (LOW, 1, 9)), Operation("madvise", (LOW, P, 4))])
     assert finding is not None
     assert finding.difference == LiveDifference(f"VMA {LOW:x}-{LOW + 4 * P:x}: Rss", 0, 4)
@@ -240,7 +240,7 @@ def test_the_command(host: Host) -> None:
 
 
 def test_the_command_tells_a_difference(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmviz.kernel.syscalls_vma.do_madvise", lambda *_: None)
+    monkeypatch.setattr("vmviz.kernel.mm.madvise.do_madvise", lambda *_: None)
     result = conform("--live", "--ops", "400", "--seed", "1", "--json")
     told = json.loads(result.output)
     assert (result.exit_code, told["agrees"], told["seed"]) == (1, False, 1)

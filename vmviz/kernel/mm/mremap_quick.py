@@ -141,7 +141,7 @@ def _plan(
     pieces: list[Piece] = []
     missing: list[int] = []
     freed: list[Hung] = []
-    table = -1
+    row = table = -1
     while first < last:
         there = first + apart
         if first >> step != table:

@@ -329,7 +329,6 @@ def pfn_at(m: Machine, address: int) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="there is no /proc/PID/maps here")
 def test_the_maps_of_a_real_process_are_printed_as_its_kernel_prints_them() -> None:
-    from vmviz.kernel.errors import VmvizError
     from vmviz.live.load import open_base
 
     code = "import sys; print(flush=True); sys.stdin.read()"
@@ -342,8 +341,6 @@ def test_the_maps_of_a_real_process_are_printed_as_its_kernel_prints_them() -> N
         try:
             imported, _ = open_base(str(process.pid))
             real = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8")
-        except (VmvizError, OSError) as error:
-            pytest.skip(f"the process cannot be read: {error}")
         finally:
             process.stdin.close()
     ours = maps(imported.mm)

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmviz.kernel.mm import vma_gaps
+from vmviz.kernel.mm import vma_chunks, vma_gaps
 from vmviz.kernel.mm.flags import VM_GROWSDOWN
 from vmviz.kernel.mm.vma import Vma
+from vmviz.kernel.mm.vma_chunks import ChunkGuide
 from vmviz.kernel.mm.vma_columns import VmaColumns
 from vmviz.kernel.mm.vma_set import VmaSet
 from vmviz.kernel.trace.store import Store
@@ -184,13 +185,23 @@ def unmap(model: dict[int, Vma], start: int, end: int, put: Callable[[int, Vma |
     steps=st.integers(1, 60),
     longest=st.sampled_from([2, 12, 80]),
     shift=st.sampled_from([1, 5]),
+    coarse=st.sampled_from([0, 2]),
 )
 def test_random_runs_forwards_and_back(
-    chunk: int, rnd: random.Random, steps: int, longest: int, shift: int
+    chunk: int, rnd: random.Random, steps: int, longest: int, shift: int, coarse: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:  # small blocks, so that there are several
         patch.setattr(vma_gaps, "_BLOCK_SHIFT", shift)
         patch.setattr(vma_gaps, "_BLOCK", 1 << shift)
+        patch.setattr(vma_chunks, "_MANY", rnd.choice((2, 12)))
+        patch.setattr(vma_chunks, "_LONG", rnd.choice((1, 64)))
+        make = ChunkGuide.__init__
+
+        def coarser(guide: ChunkGuide, low: list[int]) -> None:
+            make(guide, low)
+            guide.shift += coarse  # whatever the shift, the answers are right
+
+        patch.setattr(ChunkGuide, "__init__", coarser)
         run_forwards_and_back(chunk, rnd, steps, longest)
 
 
@@ -379,6 +390,55 @@ def test_mappings_side_by_side_fill_their_chunks(order: str) -> None:
     for v in vmas if order == "rising" else vmas[::-1]:
         s.put(v.start, v)
     assert len(s._low) <= 2002 // 15 + 3
+    assert s.check() == []
+
+
+def test_a_search_among_many_chunks_asks_for_few() -> None:
+    """Addresses with the same upper bits lead to the same chunk, at any number of chunks."""
+    vmas = [Vma(3 * k << 12, (3 * k + 2) << 12, RW) for k in range(10, 20010)]
+    s = VmaSet("s", vmas)
+    guide = s._guide
+    assert guide is not None
+    assert guide._low is s._low
+    for v in vmas[:400]:
+        assert s.find(v.start) is s.find(v.start - 1) is s.find(v.end - 1) is v
+    assert len(guide) <= 1 + 10 * 400 // 48
+    for v in vmas[::-7]:
+        assert s.find(v.start) is s.find(v.start - 1) is s.find(v.end - 1) is v
+    assert len(guide) <= 10 * len(s._low)
+    assert s.find(vmas[-1].end) is None
+    assert s.find(1 << 63) is None
+    assert s.check() == []
+    s.put(s._low[100], None)
+    assert (len(guide), s.check()) == (0, [])
+    one = VmaSet("s")
+    one.fill(VmaColumns.of(vmas))
+    assert one._guide is not None
+    assert one.find(vmas[777].end) == vmas[778]
+
+
+def test_a_guide_does_not_outgrow_its_chunks() -> None:
+    """A VMA that is a million times longer than the others has a million times their upper bits."""
+    vmas = [Vma(3 * k << 12, (3 * k + 2) << 12, RW) for k in range(2000)]
+    s = VmaSet("s", [*vmas, Vma(1 << 40, 1 << 41, RW)])
+    for addr in range(1 << 40, 1 << 41, 1 << 28):
+        assert s.find(addr) is s.at(2000)
+    assert s._guide is not None
+    assert len(s._guide) < 64
+
+
+def test_the_guide_of_a_set_that_grows_is_for_chunks_as_they_are() -> None:
+    vmas = [Vma(k << 40, (k << 40) + 1, RW) for k in range(1000)]
+    s = VmaSet("s", vmas)
+    assert s._guide is not None
+    assert s._guide.shift > 40
+    for k in range(1, 20000):
+        s.put((7 << 40) + 3 * k, Vma((7 << 40) + 3 * k, (7 << 40) + 3 * k + 2, RW))
+    for addr in range(7 << 40, (7 << 40) + 60000, 1000):
+        found = s.find(addr)
+        assert found is not None
+        assert found.start <= addr + 2
+    assert s._guide.shift < 10
     assert s.check() == []
 
 

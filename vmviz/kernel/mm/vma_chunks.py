@@ -17,6 +17,43 @@ from .vma_columns import UnmadeChunk, VmaColumns
 from .vma_gaps import STALE, GapMaxima
 
 _FIXED = struct.Struct("<8Q3I")
+_MANY = 12
+"""From so many chunks on it is quicker to ask a guide than to search through where they begin."""
+_LONG = 64
+"""What lies behind so many upper bits of one chunk is not remembered: a mapping of a terabyte has millions."""
+
+
+class ChunkGuide(dict[int, int]):
+    """From the upper bits of an address (``addr >> shift``) to a chunk that begins at or below all addresses with these
+    bits (the first one where none does): theirs, or one little below it.  Learned when first asked.
+
+    A search by halves takes longer the more chunks there are; this does not.
+
+    >>> guide = ChunkGuide([0x1000 * k for k in range(64)])
+    >>> guide[0x10FFF >> guide.shift], guide[0x11000 >> guide.shift]
+    (16, 17)
+    """
+
+    __slots__ = ("_low", "chunks", "shift")
+
+    def __init__(self, low: list[int]) -> None:
+        """``low``: where the chunks begin, at least two.  When that changes, this has to be cleared."""
+        super().__init__()
+        self._low = low
+        self.chunks = len(
+            low
+        )  # when the shift was chosen: it cuts a chunk of middling length in four to eight
+        step = (len(low) >> 3) + 1
+        spans = sorted([high - start for start, high in zip(low[::step], low[1::step], strict=False)])
+        self.shift = max(0, spans[len(spans) >> 1].bit_length() - 3)
+
+    def __missing__(self, bits: int) -> int:
+        c = bisect_right(self._low, bits << self.shift) - 1
+        if c < 0:
+            return 0
+        if bits - (self._low[c] >> self.shift) < _LONG:
+            self[bits] = c
+        return c
 
 
 class VmaChunks(GapMaxima):
@@ -33,6 +70,7 @@ class VmaChunks(GapMaxima):
         self._found: Vma | None = None  # what `find_exact` found last; nothing was put since
         self._count: list[int] = []  # VMAs up to and including each chunk; empty when not known
         self._last = -1  # where the VMA begins that was inserted last
+        self._guide: ChunkGuide | None = None  # where there are many chunks
         self.base: VmaColumns | None = None  # what was filled in at once; it holds where the journal begins
         for vma in vmas:
             self.put(vma.start, vma)
@@ -138,6 +176,7 @@ class VmaChunks(GapMaxima):
         self._low = columns.start[::size].tolist()  # numbers of their own, side by side in memory
         self._max = [STALE] * len(bounds)
         self._restart_blocks(0)
+        self._borders_moved()
         self._len, self._count, self.base = count, [], columns
 
     def _put_in_place(self, chunk: UnmadeChunk, vmas: list[Vma]) -> None:
@@ -190,6 +229,13 @@ class VmaChunks(GapMaxima):
             count += len(starts)
             if self._count and self._count[c] != count:
                 wrong.append(f"chunk {c}: {self._count[c]} VMAs counted, {count} found")
+        if (self._guide is not None) != (len(self._low) >= _MANY):
+            wrong.append(f"{len(self._low)} chunks, and a guide: {self._guide is not None}")
+        if self._guide is not None:
+            for bits, c in self._guide.items():
+                found = max(0, bisect_right(self._low, bits << self._guide.shift) - 1)
+                if c != found:
+                    wrong.append(f"chunk {c} is told for {bits << self._guide.shift:#x}, found {found}")
         wrong += self.check_maxima()
         if count != self._len:
             wrong.append(f"length {self._len}, {count} VMAs found")
@@ -224,6 +270,7 @@ class VmaChunks(GapMaxima):
             if old:
                 self._note(c, old, 0)
             self._low[c] = starts[0]
+            self._borders_moved()
             self._fill_gap(c, i)
         # Small chunks are joined, or a long run of unmaps would leave a chunk for every few VMAs.
         if len(starts) < self._limit >> 2 and len(self._low) > 1:
@@ -239,6 +286,16 @@ class VmaChunks(GapMaxima):
     def _drop_chunk(self, c: int) -> None:
         del self._starts[c], self._ends[c], self._vmas[c], self._gaps[c], self._low[c], self._max[c]
         self._restart_blocks(c)
+        self._borders_moved()
+
+    def _borders_moved(self) -> None:
+        """Chunks begin elsewhere now.  (Where the first one does matters to nobody: what is below is its.)"""
+        if len(self._low) < _MANY:
+            self._guide = None
+        elif self._guide is None or len(self._low) > 2 * self._guide.chunks:
+            self._guide = ChunkGuide(self._low)
+        else:
+            self._guide.clear()
 
     def _cut(self, c: int, i: int) -> None:
         """Cut chunk ``c``, which VMA ``i`` has made too large: in the middle, but where one mapping after the
@@ -259,3 +316,4 @@ class VmaChunks(GapMaxima):
         self._max[c] = STALE
         self._max.insert(c + 1, STALE)
         self._restart_blocks(c)
+        self._borders_moved()

@@ -30,14 +30,16 @@ class VmaSet(VmaChunks):
 
     def find(self, addr: int) -> Vma | None:
         """The first VMA with ``end`` above ``addr``; it may begin above it too (find_vma)."""
-        c = bisect_right(self._low, addr) - 1
-        if c < 0:
-            return self._vmas[0][0] if self._low else None
-        ends = self._ends[c]
-        i = bisect_right(ends, addr)
-        if i < len(ends):
-            return self._vmas[c][i]
-        return self._vmas[c + 1][0] if c + 1 < len(self._low) else None
+        if self._guide is None:
+            c = bisect_right(self._low, addr) - 1
+            if c < 0:
+                return self._vmas[0][0] if self._low else None
+        else:
+            c = self._guide[addr >> self._guide.shift]
+        try:
+            return self._vmas[c][bisect_right(self._ends[c], addr)]
+        except IndexError:  # not in this chunk, which is seldom so: to ask each time takes longer
+            return self._find_from(c + 1, addr)
 
     def find_exact(self, addr: int) -> Vma | None:
         """The VMA that holds ``addr`` (vma_lookup); the one found last is tried first."""
@@ -189,6 +191,13 @@ class VmaSet(VmaChunks):
             yield low, high
 
     # ---- inside
+
+    def _find_from(self, first: int, addr: int) -> Vma | None:
+        """`find`, when all chunks below ``first`` end at ``addr`` at most."""
+        for c in range(first, len(self._low)):
+            if self._ends[c][-1] > addr:
+                return self._vmas[c][bisect_right(self._ends[c], addr)]
+        return None
 
     def _locate(self, addr: int) -> tuple[int, int]:
         """Chunk and index of `find(addr)`; one past the last of the last chunk where there is none."""

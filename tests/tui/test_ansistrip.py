@@ -179,10 +179,11 @@ def from_segments(app: VmvizApp) -> list[list[tuple[Any, ...]]]:
         lines = app.screen._compositor.render_strips(app.size)
     finally:
         visible_screen_stack.reset(token)
-    for style in {segment.style for line in lines for segment in line if segment.style}:
-        style._ansi = (
-            None  # Rich keeps the codes of one terminal with a style: another test's may be another one
-        )
+    for segment in (segment for line in lines for segment in line):
+        if (
+            segment.style
+        ):  # Rich keeps the codes of one terminal with a style: another test's may be another one
+            segment.style._ansi = None
     text = "".join(
         f"\x1b[{y + 1};1H{Strip([Segment(*s) for s in line], line.cell_length).render(app.console)}"
         for y, line in enumerate(lines)

@@ -11,6 +11,7 @@ from .exit import exit_mmap
 from .fork import dup_mm
 from .mm.filemap import get_inode, put_inode
 from .mm.page_alloc import OutOfMemory
+from .value import Value
 
 if TYPE_CHECKING:
     from .mm.mm_types import Mm, System
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from .trace.store import Keyed
 
 
-@attrs.frozen
-class Task:
+@attrs.frozen(eq=False, repr=False)
+class Task(Value):
     """A process: its pid, name (comm), the id of its mm (0 when it has ended), its exit status ("" while it
     lives), and who made it.
     """

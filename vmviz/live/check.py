@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import attrs
 import numpy as np
 
+from vmviz.kernel.value import Value
 from vmviz.live.image import (
     PM_PFRAME,
     VM_PFNMAP,
@@ -21,8 +22,8 @@ ADDRESS_LIMIT = 1 << 57  # one past the largest user address of any supported mo
 _PERMS = re.compile(r"[r-][w-][x-][ps]")
 
 
-@attrs.frozen
-class Problem:
+@attrs.frozen(eq=False, repr=False)
+class Problem(Value):
     """One broken rule: the column (as the snapshot names it) or header field, and why."""
 
     where: str

@@ -8,11 +8,13 @@ from typing import TypeVar
 import attrs
 import cattrs
 
+from vmviz.kernel.value import Value
+
 T = TypeVar("T")
 
 
-@attrs.frozen
-class ColumnHeader:
+@attrs.frozen(eq=False, repr=False)
+class ColumnHeader(Value):
     """Where a column lies: ``offset`` from the end of the header, ``stored`` size in bytes."""
 
     name: str
@@ -23,16 +25,16 @@ class ColumnHeader:
     crc32: int
 
 
-@attrs.frozen
-class TextHeader:
+@attrs.frozen(eq=False, repr=False)
+class TextHeader(Value):
     """The distinct texts of one text column."""
 
     name: str
     values: list[str]
 
 
-@attrs.frozen
-class SnapshotHeader:
+@attrs.frozen(eq=False, repr=False)
+class SnapshotHeader(Value):
     """The fields of version 1, which are those of `ProcessImage`, the distinct ``texts`` and the ``columns``."""
 
     pid: int

@@ -8,11 +8,13 @@ a process may have 65,530 of them; a `VmaRecord` is made when one is looked at.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import attrs
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from vmviz.kernel.value import Value
 
 U64: TypeAlias = NDArray[np.uint64]
 
@@ -52,25 +54,36 @@ def _columns(values: Mapping[str, ArrayLike]) -> dict[str, U64]:
 
 
 def _same(a: object, b: object) -> bool:
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return np.array_equal(a, b)
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and np.array_equal(a, b)
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_same(value, b[key]) for key, value in a.items())
-    return a is b
+    return a == b
 
 
-_ARRAY_EQ = attrs.cmp_using(eq=_same, class_name="ColumnEq", require_same_type=False)
+class _Columns(Value):
+    """A value with columns among its fields, which are equal where all their rows are."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        if self.__class__ is not other.__class__:
+            return NotImplemented
+        cls: Any = self.__class__
+        names = [field.name for field in attrs.fields(cls)]
+        return all(_same(getattr(self, name), getattr(other, name)) for name in names)
 
 
-@attrs.frozen
-class TextColumn:
+@attrs.frozen(eq=False, repr=False)
+class TextColumn(_Columns):
     """A column of texts, each distinct text kept once: ``values[ids[i]]`` is the text of row i.
 
     >>> TextColumn.of(["r--p", "rw-p", "r--p"])[2]
     'r--p'
     """
 
-    ids: U64 = attrs.field(converter=column, eq=_ARRAY_EQ)
+    ids: U64 = attrs.field(converter=column)
     values: tuple[str, ...]
 
     @classmethod
@@ -111,8 +124,8 @@ class TextColumn:
         return self.values[int(self.ids[row])]
 
 
-@attrs.frozen
-class VmaRecord:
+@attrs.frozen(eq=False, repr=False)
+class VmaRecord(Value):
     """One line of /proc/PID/maps with what smaps adds (fs/proc/task_mmu.c: show_map_vma, show_smap).
 
     ``start``, ``end`` and ``offset`` are bytes; ``dev`` is "major:minor" in hex as printed; ``path`` is ""
@@ -143,24 +156,24 @@ class VmaRecord:
         return bool(self.vm_flags & VM_PFNMAP)
 
 
-@attrs.frozen
-class VmaTable(Sequence[VmaRecord]):
+@attrs.frozen(eq=False, repr=False)
+class VmaTable(_Columns, Sequence[VmaRecord]):
     """The VMAs of a process in address order, as columns; also a sequence of `VmaRecord`.
 
     ``smaps`` has every numeric smaps line by its name (kB, except those in `NOT_KB`); it is empty when smaps
     was not readable.
     """
 
-    start: U64 = attrs.field(converter=column, eq=_ARRAY_EQ)
-    end: U64 = attrs.field(converter=column, eq=_ARRAY_EQ)
-    offset: U64 = attrs.field(converter=column, eq=_ARRAY_EQ)
-    inode: U64 = attrs.field(converter=column, eq=_ARRAY_EQ)
-    vm_flags: U64 = attrs.field(converter=column, eq=_ARRAY_EQ)
+    start: U64 = attrs.field(converter=column)
+    end: U64 = attrs.field(converter=column)
+    offset: U64 = attrs.field(converter=column)
+    inode: U64 = attrs.field(converter=column)
+    vm_flags: U64 = attrs.field(converter=column)
     perms: TextColumn
     dev: TextColumn
     path: TextColumn
     codes: TextColumn
-    smaps: dict[str, U64] = attrs.field(converter=_columns, factory=dict, eq=_ARRAY_EQ)
+    smaps: dict[str, U64] = attrs.field(converter=_columns, factory=dict)
 
     @classmethod
     def of(cls, records: Sequence[VmaRecord]) -> VmaTable:
@@ -240,19 +253,19 @@ def _empty() -> U64:
     return column(np.empty(0, dtype=np.uint64))
 
 
-@attrs.frozen
-class PageColumns:
+@attrs.frozen(eq=False, repr=False)
+class PageColumns(_Columns):
     """Every present or swapped page, in address order.
 
     ``entry`` is the raw pagemap word; ``pfn`` is 0 for a swapped page and where PFNs are hidden; ``flags``
     are kpageflags (0 for a row without a PFN) and ``count`` is kpagecount, each None if not readable.
     """
 
-    vpn: U64 = attrs.field(converter=column, eq=_ARRAY_EQ, factory=_empty)
-    entry: U64 = attrs.field(converter=column, eq=_ARRAY_EQ, factory=_empty)
-    pfn: U64 = attrs.field(converter=column, eq=_ARRAY_EQ, factory=_empty)
-    flags: U64 | None = attrs.field(converter=_optional_column, eq=_ARRAY_EQ, default=None)
-    count: U64 | None = attrs.field(converter=_optional_column, eq=_ARRAY_EQ, default=None)
+    vpn: U64 = attrs.field(converter=column, factory=_empty)
+    entry: U64 = attrs.field(converter=column, factory=_empty)
+    pfn: U64 = attrs.field(converter=column, factory=_empty)
+    flags: U64 | None = attrs.field(converter=_optional_column, default=None)
+    count: U64 | None = attrs.field(converter=_optional_column, default=None)
 
     def __len__(self) -> int:
         return len(self.vpn)
@@ -280,8 +293,8 @@ class PageColumns:
         return slice(int(first), int(last))
 
 
-@attrs.frozen
-class ProcessImage:
+@attrs.frozen(eq=False, repr=False)
+class ProcessImage(_Columns):
     """One process's address space at one moment, as far as the reader was allowed to see it.
 
     ``unknown_ranges`` are the byte ranges whose entries nobody could read (VM_PFNMAP VMAs, ranges beyond a

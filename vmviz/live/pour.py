@@ -94,7 +94,7 @@ def has(values: U64, bits: int) -> Mask:
     return mask
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class SortedPages:
     """The rows of an image, sorted by what they are.
 

@@ -13,6 +13,7 @@ import attrs
 
 from ..kernel.errors import VmvizError
 from ..kernel.mm.vma import Vma
+from ..kernel.value import Value
 
 if TYPE_CHECKING:
     from ..kernel.machine import Machine
@@ -31,8 +32,8 @@ class InsideStatement(VmvizError):
     """A new statement was asked for inside of one: play that to its end or take it back first."""
 
 
-@attrs.frozen
-class Pending:
+@attrs.frozen(eq=False, repr=False)
+class Pending(Value):
     """A statement of the story that has not been run; ``told`` is the comment that belongs to it."""
 
     statement: Statement
@@ -41,8 +42,8 @@ class Pending:
     told: str = ""
 
 
-@attrs.frozen
-class Done:
+@attrs.frozen(eq=False, repr=False)
+class Done(Value):
     """A statement that has been run: its outcome, the variables before and after it, where it came from."""
 
     statement: Statement
@@ -62,7 +63,7 @@ class Done:
         return self.outcome.end
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Future:
     """What lies after the position, in case a statement that is about to drop it makes no sense."""
 

@@ -17,6 +17,8 @@ from typing import Any, Final, Self
 from rich.console import Console
 from textual._compositor import ChopsUpdate, Compositor, CompositorUpdate
 from textual._context import visible_screen_stack
+from textual.dom import DOMNode
+from textual.events import Idle
 from textual.geometry import Region, Size, Spacing
 from textual.screen import Screen
 from textual.strip import Strip
@@ -256,6 +258,18 @@ class DirectScreen(Screen[None]):
         """Those that have asked for a layout."""
         self._due = False
         self._opened = False
+
+    async def _on_idle(self, event: Idle) -> None:
+        """The first frame need not wait for a tick of the clock: it is due as soon as nobody has anything to do."""
+        if not self._opened and self.is_current and not self.app._batch_count and self._at_rest():
+            event.prevent_default()
+            self._on_timer_update()
+
+    def _at_rest(self) -> bool:
+        """Whether all widgets are there and have done what they were told."""
+        return bool(self.children) and all(
+            child._is_mounted and child._message_queue.empty() for child in self.walk_children(DOMNode)
+        )
 
     def _on_timer_update(self) -> None:
         """The first frame comes when all has place and content; before, Textual paints each step on the way there."""

@@ -12,6 +12,7 @@ import attrs
 from ..kernel.errors import VmvizError
 from ..kernel.trace.bulk import Bulk
 from ..kernel.trace.journal import Enter
+from ..kernel.value import Value
 from ..session.player import Player
 from ..session.session import Done, Session
 from ..views.scene import Range, Scene
@@ -25,8 +26,8 @@ PAGE = 4096
 ZAPS = ("zap_vma_ptes", "zap_special_vma_range")
 
 
-@attrs.define
-class Selection:
+@attrs.define(eq=False, repr=False)
+class Selection(Value):
     """The user's selection: the row where it began (its VMA is the one meant) and the row of its far end."""
 
     anchor: int

@@ -7,9 +7,11 @@ from __future__ import annotations
 import attrs
 from textual.binding import Binding
 
+from ..kernel.value import Value
 
-@attrs.frozen
-class Key:
+
+@attrs.frozen(eq=False, repr=False)
+class Key(Value):
     """One key: Textual's name for it, what the key bar prints, a word, a sentence, its action, and when it is shown.
 
     ``when``: words of the moments at which the key bar shows it ("idle", "playing", "inside", "refused").  Where there

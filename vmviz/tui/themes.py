@@ -44,6 +44,7 @@ from textual.theme import BUILTIN_THEMES
 from textual.theme import Theme as TextualTheme
 
 from vmviz.kernel.errors import VmvizError
+from vmviz.kernel.value import Value
 from vmviz.views.cells import ROLES
 
 DEFAULT_THEME: Final = "vmviz-dark"
@@ -91,8 +92,8 @@ def _nearest(word: str, words: Collection[str]) -> str:
     return next(iter(get_close_matches(word, list(words), n=1, cutoff=0.5)), "")
 
 
-@attrs.frozen
-class Theme:
+@attrs.frozen(eq=False, repr=False)
+class Theme(Value):
     """A theme, read and validated; ``roles`` has a style for every role, ``rows`` for every row variant."""
 
     name: str
@@ -117,7 +118,7 @@ class Theme:
         return Style(color=self.textual["foreground"], bgcolor=self.textual["background"])
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Reader:
     """Reads one theme file (with what it inherits) and knows where an error is."""
 

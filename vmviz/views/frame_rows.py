@@ -25,7 +25,7 @@ INFO_ROWS = 4
 """Rows about the frame under the cursor."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Section:
     """Neighbouring rows of one kind: "ram", "region", "info", or "text" and "heading" with their lines."""
 

@@ -31,7 +31,7 @@ _MOST, _BESIDE_CELLS = 128, 40
 """Cells of RAM in a row at most, and the columns that the address and the words beside them may need."""
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Kept:
     """What was worked out at one position of the journal."""
 

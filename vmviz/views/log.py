@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from ..kernel.value import Value
 from ..session.session import Session
 from .cells import Line, fit
 from .strip import call_text
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from ..script.outcome import Outcome
 
 
-@attrs.frozen
-class LogRow:
+@attrs.frozen(eq=False, repr=False)
+class LogRow(Value):
     """One row: ``kind`` is "done", "future" (run, but after the position), "pending" or "border"; ``n`` its number."""
 
     kind: str

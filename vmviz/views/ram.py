@@ -54,7 +54,7 @@ def cell_size(nr_frames: int, per_row: int) -> int:
     return cell
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class RamRows:
     """The rows of RAM: row ``i`` has cells for ``[start, tail)`` and folds the span ``[tail, end)``."""
 

@@ -10,12 +10,13 @@ import attrs
 from ..kernel.machine import Machine
 from ..kernel.mm.mm_types import Mm
 from ..kernel.mm.vma import Vma
+from ..kernel.value import Value
 from ..script.values import format_size
 from .trail import Trail
 
 
-@attrs.frozen
-class Range:
+@attrs.frozen(eq=False, repr=False)
+class Range(Value):
     """A range of virtual addresses in bytes, ``[start, end)``; the VMA meant is the one that holds ``anchor``."""
 
     start: int
@@ -23,7 +24,7 @@ class Range:
     anchor: int
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Scene:
     """What the views need; a view never keeps one beyond the row that it makes.
 

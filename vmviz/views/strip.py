@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from ..kernel.value import Value
 from .cells import Line, wrapped
 
 if TYPE_CHECKING:
     from ..script.outcome import Outcome
 
 
-@attrs.frozen
-class Strip:
+@attrs.frozen(eq=False, repr=False)
+class Strip(Value):
     """What the strip shows: its title, what stands at the right of the title, its lines, whether it wants attention.
 
     ``legal`` is the statement that Enter would run instead of a refused one, "" when there is none.

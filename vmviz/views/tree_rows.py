@@ -44,7 +44,7 @@ class Row(NamedTuple):
     open: bool = False
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class TreeState:
     """What the user folded, and which of several rows at one address the cursor means; kept from view to view."""
 

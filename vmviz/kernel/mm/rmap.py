@@ -15,13 +15,14 @@ from collections.abc import Iterable
 
 import attrs
 
+from ..value import Value
 from .flags import VM_EXEC, VM_READ, VM_SOFTDIRTY, VM_WRITE
 from .mm_types import Mm, System
 from .vma import Vma
 
 
-@attrs.frozen
-class AnonVma:
+@attrs.frozen(eq=False, repr=False)
+class AnonVma(Value):
     """An anon_vma that a fork has made or taken over (struct anon_vma).
 
     ``chain`` holds the anon_vmas that a VMA with this one is linked to (struct anon_vma_chain), the oldest
@@ -110,7 +111,7 @@ def relinked(system: System, vma: Vma) -> Vma:
     return vma if chain == vma.chain else vma.replace(chain=chain)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Census:
     """How many VMAs use each anon_vma, and how many anon_vmas descend from it: what a fork wants to know.
 

@@ -24,6 +24,7 @@ from ...errors import CallerBugError
 from ...trace.bulk import Bulk, CountLane, Lane, SetLane, part
 from ...trace.pieces import Lines, Pieces, index_of_cells
 from ...trace.store import Index, cells_of, index_of
+from ...value import Value
 from ..flags import VM_HUGETLB, VM_WRITE
 from ..frames import ZERO_PFN, Frames
 from ..huge_memory import FAULT_FALLBACK, do_huge_pmd_anonymous_page, hugepage_vma_check
@@ -43,8 +44,8 @@ MKDIRTY = _PAGE_DIRTY | _PAGE_SOFT_DIRTY
 """What pte_mkdirty sets on x86: the dirty bit and the soft-dirty bit."""
 
 
-@attrs.frozen
-class FaultContext:
+@attrs.frozen(eq=False, repr=False)
+class FaultContext(Value):
     """What a fault handler is told (struct vm_fault): ``address`` (bytes, page aligned), ``pgoff``,
     ``write``, and ``nr_pages``, how many neighbours want the same.
     """

@@ -23,6 +23,7 @@ from ...arch.x86 import (
 from ...errors import CheckResult, Refusal
 from ...trace.bulk import AddLane, Bulk, CountLane, Lane, Ramp, SetLane
 from ...trace.store import index_of
+from ...value import Value
 from ..flags import VM_HUGETLB, VM_MIXEDMAP, VM_PAT, VM_PFNMAP, VM_SEQ_READ
 from ..huge_memory import split_partial, zap_huge_pmd
 from ..hugetlb import unmap_hugepage_range
@@ -51,8 +52,8 @@ from .zap_checks import WRAP, find_danger, judge, nearest_legal, passes
 from .zap_few import ZapFew, zap_few
 
 
-@attrs.define
-class ZapResult:
+@attrs.define(eq=False, repr=False)
+class ZapResult(Value):
     """What a zap did.
 
     ``ret`` is what the caller gets: 0 or -1 under the "int" contract, None under the others (and for a call

@@ -27,6 +27,7 @@ from .console import (
     warn,
     warn_of,
 )
+from .startup import import_asyncio_without_tls, keep_freed_memory
 
 if TYPE_CHECKING:
     pass
@@ -72,6 +73,7 @@ def main(ctx: click.Context, theme: str | None, ascii_: bool | None) -> None:
 
     Without a command the app opens on the built-in story: `n` runs its next statement, `z` zaps a range of your own.
     """
+    keep_freed_memory()
     ctx.obj = {"theme": theme, "ascii": ascii_}
     if ctx.invoked_subcommand in (None, "open"):
         gc.disable()  # until the first frame: what is loaded stays, and there is much of it
@@ -87,6 +89,7 @@ def _app(ctx: click.Context, session: Any, **more: Any) -> None:
     """Open the app; a terminal is needed."""
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
         die("the app needs a terminal; `vmviz run FILE` runs a script without one")
+    import_asyncio_without_tls()
     from .tui.app import run_app
     from .tui.themes import ThemeError
 

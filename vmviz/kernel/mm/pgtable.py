@@ -20,12 +20,12 @@ from ..arch.x86 import _PAGE_TABLE, PTE_PFN_MASK
 from ..trace.bulk import Bulk, CountLane, Ramp, SetLane
 from ..trace.journal import Journal
 from ..trace.pieces import LONG, Lines
-from ..trace.store import Column, Counters, Index, Keyed, cells_of, copy, flip, index_of, put
+from ..trace.store import Column, Counters, Index, Keyed, cells_of, copy, flip, index_of, lazy_zeros, put
 from .frames import Frames
 from .page_alloc import FREE, TABLE, OutOfMemory
 from .page_flags import PG_PGTABLE
 from .pagewalk import PageWalk
-from .pgtable_rows import RowFrames, lazy_zeros
+from .pgtable_rows import RowFrames
 
 
 class TableArena(PageWalk):

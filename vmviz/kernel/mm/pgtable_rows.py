@@ -1,28 +1,14 @@
-"""The memory of the table arena: rows of entries that cost nothing before they are used, and which are free."""
+"""The rows of the table arena: in which frames their tables are, and which are free."""
 
 from __future__ import annotations
 
 import heapq
-import mmap
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from ..trace.store import Column, Index, cells_of
-
-_LAZY = 1 << 20
-"""Arrays of so many bytes are asked of the system themselves, so that only what is touched takes memory."""
-
-
-def lazy_zeros(length: int, dtype: DTypeLike) -> NDArray[Any]:
-    """``np.zeros``, for which the system gives memory page by page as it is written to."""
-    size = length * np.dtype(dtype).itemsize
-    if size < _LAZY:
-        return np.zeros(length, dtype)
-    private = getattr(mmap, "MAP_PRIVATE", 0)
-    flags = {"flags": private | mmap.MAP_ANONYMOUS} if private else {}
-    return np.frombuffer(mmap.mmap(-1, size, **flags), dtype)
 
 
 class RowFrames(Column):

@@ -9,6 +9,7 @@ it in step too.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -19,6 +20,23 @@ from .pieces import LONG, Lines, Pieces
 
 Index = slice | NDArray[np.int64] | Pieces
 """Where a lane lies in a column: a slice for neighbours, `Pieces` for runs of them, else an array of indices."""
+
+
+_LAZY = 1 << 20
+"""Arrays of so many bytes are asked of the system themselves, so that only what is touched takes memory."""
+
+
+def lazy_zeros(length: int, dtype: DTypeLike) -> NDArray[Any]:
+    """``np.zeros``, for which the system gives memory page by page as it is written to.
+
+    The C library clears an array that gets memory which it has kept, and with that touches all of it.
+    """
+    size = length * np.dtype(dtype).itemsize
+    if size < _LAZY:
+        return np.zeros(length, dtype)
+    private = getattr(mmap, "MAP_PRIVATE", 0)
+    flags = {"flags": private | mmap.MAP_ANONYMOUS} if private else {}
+    return np.frombuffer(mmap.mmap(-1, size, **flags), dtype)
 
 
 def rising(cells: NDArray[np.int64]) -> bool:
@@ -167,7 +185,7 @@ class Column:
 
     def __init__(self, name: str, length: int, dtype: DTypeLike) -> None:
         self.name = name
-        self.array: NDArray[Any] = np.zeros(length, dtype)
+        self.array: NDArray[Any] = lazy_zeros(length, dtype)
         self.flat: memoryview[Any] = self.array.data
 
     def __len__(self) -> int:

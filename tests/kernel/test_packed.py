@@ -122,6 +122,19 @@ def test_what_is_packed_is_what_the_whole_functions_do(steps: list[Step], cpus: 
         assert quick.digest() == whole.digest()
 
 
+def test_results_of_a_zap_are_equal_whether_it_was_a_short_one() -> None:
+    few, whole = Machine(), Machine()
+    results = []
+    for m, short in ((few, zap.zap_few), (whole, None)):
+        fb = m.mmap(0, 8 << 20, "rw", "shared", m.open("/dev/fb0"))
+        with mock.patch.object(zap, "zap_few", side_effect=short, return_value=None):
+            results += [m.zap_vma_ptes(m.vma(fb), fb, 4096), m.zap_vma_ptes(m.vma(fb), fb, 4096)]
+    first, again, first_whole, again_whole = results
+    assert (first, again) == (first_whole, again_whole)
+    assert first != again
+    assert hash(first) == hash(first_whole)
+
+
 @settings(max_examples=30, deadline=None)
 @given(STEPS, st.lists(st.floats(0, 1), max_size=6))
 def test_a_position_inside_what_is_packed_is_one_like_any_other(

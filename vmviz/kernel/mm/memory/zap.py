@@ -67,10 +67,10 @@ class ZapResult(Value):
     refusal: Refusal | None = None
     ptes_cleared: int = 0
     ptes_unknown: int = 0
-    _tlb: tuple[TlbFlush, ...] = attrs.field(default=(), alias="tlb")
+    _tlb: tuple[TlbFlush, ...] = attrs.field(default=(), alias="tlb", eq=False)
     frames_freed: int = 0
     why_nothing: str = ""
-    _checks: tuple[CheckResult, ...] = attrs.field(default=(), alias="checks")
+    _checks: tuple[CheckResult, ...] = attrs.field(default=(), alias="checks", eq=False)
     danger: str = ""
     _few: ZapFew | None = attrs.field(default=None, eq=False, alias="few")
     _asked: tuple[Vma, int, int, str] | None = attrs.field(default=None, eq=False, alias="asked")
@@ -86,6 +86,13 @@ class ZapResult(Value):
         if self._few is not None:
             return self._few.checks
         return self._checks or (judge(*self._asked) if self._asked is not None else ())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ZapResult):
+            return NotImplemented
+        return Value.__eq__(self, other) and self.tlb == other.tlb and self.checks == other.checks
+
+    __hash__ = Value.__hash__
 
 
 def zap_vma_ptes(mm: Mm, vma: Vma, address: int, size: int, func: str = "zap_vma_ptes") -> ZapResult:

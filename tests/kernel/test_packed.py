@@ -128,10 +128,13 @@ def test_results_of_a_zap_are_equal_whether_it_was_a_short_one() -> None:
     for m, short in ((few, zap.zap_few), (whole, None)):
         fb = m.mmap(0, 8 << 20, "rw", "shared", m.open("/dev/fb0"))
         with mock.patch.object(zap, "zap_few", side_effect=short, return_value=None):
-            results += [m.zap_vma_ptes(m.vma(fb), fb, 4096), m.zap_vma_ptes(m.vma(fb), fb, 4096)]
-    first, again, first_whole, again_whole = results
-    assert (first, again) == (first_whole, again_whole)
-    assert first != again
+            m.zap_vma_ptes(m.vma(fb), fb, 4096)  # gives the reservation of the memory type back
+            results += [m.zap_vma_ptes(m.vma(fb), fb + at, 4096) for at in (4096, 8192)]
+    first, second, first_whole, second_whole = results
+    assert first._few is not None
+    assert first_whole._few is None
+    assert (first, second) == (first_whole, second_whole)
+    assert first != second
     assert hash(first) == hash(first_whole)
 
 

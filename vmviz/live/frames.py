@@ -6,6 +6,7 @@ have consecutive frames: such runs are sorted instead of pages, and those that l
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TypeAlias
 
 import attrs
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from vmviz.live.image import KPF_NOPAGE, PM_MMAP_EXCLUSIVE, PM_PFRAME, PM_PRESENT, U64, PageColumns
 from vmviz.live.procfs import ProcFs
 
-PFN_GAP = 64  # frames: reading them as well is cheaper than another call
+PFN_GAP = 16  # frames: reading them as well is cheaper than another call
 BLOCK = 1 << 20  # pages looked up at a time
+PIECE = 1 << 15  # words read with one call: a few milliseconds
+_SHARED = 1 << 11  # words: two threads with shorter calls would mostly wait for each other's GIL
 _STEP = 1 << 15  # what is computed on the way to a mask stays in the cache
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -90,14 +93,46 @@ def read_by_pfn(proc: ProcFs, fd: int, pfn: U64, wanted: Mask, absent: int, out:
 def _read_block(proc: ProcFs, fd: int, pfn: U64, absent: int, out: U64) -> None:
     runs = frame_runs(pfn)
     words = np.empty(int(runs.length.sum()), dtype=np.uint64)
+    _read_runs(proc, fd, runs, absent, words)
+    np.take(words, runs.place, out=out, mode="clip")  # "raise" would go through a copy
+
+
+def _read_runs(proc: ProcFs, fd: int, runs: FrameRuns, absent: int, words: U64) -> None:
+    """Fill ``words`` with the stretches to read; the helper takes some of the long ones, if it is free."""
     room = memoryview(words.view(np.uint8))  # type: ignore[arg-type]
-    at = 0
-    for first, length in zip((runs.first * 8).tolist(), (runs.length * 8).tolist(), strict=True):
+
+    def read(first: int, at: int, length: int) -> None:
         got = proc.pread(fd, room[at : at + length], first)
         if got < length:
             words[(at + got) // 8 : (at + length) // 8] = absent
+
+    def work() -> None:
+        while long:
+            try:
+                piece = long.popleft()
+            except IndexError:  # the other one was quicker
+                return
+            read(*piece)
+
+    long: deque[tuple[int, int, int]] = deque()  # where in the file, where in the room, how long, in bytes
+    short = []
+    at = 0
+    for first, length in zip((runs.first * 8).tolist(), (runs.length * 8).tolist(), strict=True):
+        if length < _SHARED * 8:
+            short.append((first, at, length))
+        else:
+            for part in range(0, length, PIECE * 8):
+                long.append((first + part, at + part, min(length - part, PIECE * 8)))
         at += length
-    np.take(words, runs.place, out=out, mode="clip")  # "raise" would go through a copy
+    other = proc.helper.submit(work) if proc.helper is not None and len(long) > 1 else None
+    try:
+        for piece in short:
+            read(*piece)
+        work()
+    finally:
+        long.clear()
+        if other is not None and not other.cancel():
+            other.result()
 
 
 def with_bit(words: U64, bit: int) -> Mask:

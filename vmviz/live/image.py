@@ -93,20 +93,6 @@ class TextColumn(_Columns):
         ids = [index.setdefault(text, len(index)) for text in texts]
         return cls(np.array(ids, dtype=np.uint64), tuple(index))
 
-    @classmethod
-    def joined(cls, parts: Sequence[TextColumn]) -> TextColumn:
-        """The rows of several columns, one after the other.
-
-        >>> TextColumn.joined([TextColumn.of(["a", "b"]), TextColumn.of(["b", "c"])])[2]
-        'b'
-        """
-        index: dict[str, int] = {}
-        ids = [_empty()]
-        for part in parts:
-            new = [index.setdefault(text, len(index)) for text in part.values]
-            ids.append(np.array(new, dtype=np.uint64)[part.ids.astype(np.int64)])
-        return cls(np.concatenate(ids), tuple(index))
-
     def take(self, rows: NDArray[np.bool_]) -> TextColumn:
         """The column of the rows that a mask chooses, with the texts that these use."""
         ids = self.ids[rows].astype(np.int64)

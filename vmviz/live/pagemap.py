@@ -7,6 +7,8 @@ is left is read in chunks up to a stated limit.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import attrs
 import numpy as np
 from numpy.typing import NDArray
@@ -94,53 +96,88 @@ def plan_runs(vmas: VmaTable, page_size: int, dense_pages: int) -> list[tuple[in
     return list(zip(low[heads].tolist(), high[tails].tolist(), own.tolist(), strict=True))
 
 
-def read_pagemap(
-    proc: ProcFs, fd: int, vmas: VmaTable, *, page_size: int, limits: Limits, scratch: Scratch
-) -> PagemapResult:
-    """Read every populated entry of the VMAs that are not VM_PFNMAP.
-
-    Raises GoneError when the address space ends meanwhile.
-    """
-    resident = resident_kb(vmas)
-    known = 0 if resident is None else int(resident.sum()) * 1024 // page_size
-    reader = _Reader(proc, fd, page_size, limits, scratch, min(known + SLACK, limits.max_pages))
-    for first, end, row in plan_runs(vmas, page_size, limits.dense_pages):
-        if row < 0:
-            reader.read(first, end)
-        else:
-            reader.read_large(first, end, None if resident is None else int(resident[row]))
-    vpn, entry = reader.rows()
-    if not _all_inside(vpn, vmas, page_size):
-        # A VMA came up in a joined hole meanwhile; the comparison of maps will say so.
-        inside = inside_mask(vpn, vmas, page_size)
-        vpn, entry = vpn[inside], entry[inside]
-    return PagemapResult(vpn, entry, tuple(reader.unread), tuple(reader.warnings()))
-
-
-def _all_inside(vpn: U64, vmas: VmaTable, page_size: int) -> bool:
-    """Whether the readable VMAs, being disjoint, hold as many of the pages as there are."""
+def _readable(vmas: VmaTable, page_size: int) -> tuple[U64, U64]:
+    """Where the VMAs begin and end that are not VM_PFNMAP, in pages."""
     size = np.uint64(page_size)
     plain = (vmas.vm_flags & np.uint64(VM_PFNMAP)) == 0
-    start, end = vmas.start[plain] // size, vmas.end[plain] // size
-    if (end < start).any() or (start[1:] < end[:-1]).any():
-        return False
-    held = np.searchsorted(vpn, end) - np.searchsorted(vpn, start)
-    return int(held.sum()) == len(vpn)
+    return vmas.start[plain] // size, vmas.end[plain] // size
 
 
-class _Reader:
+def _held(vpn: U64, vmas: VmaTable, page_size: int) -> int:
+    """How many of the pages lie in readable VMAs, if these are disjoint and in order."""
+    start, end = _readable(vmas, page_size)
+    return int((np.searchsorted(vpn, end) - np.searchsorted(vpn, start)).sum())
+
+
+def _disjoint(vmas: VmaTable, page_size: int) -> bool:
+    """Whether the readable VMAs are in order and do not overlap; they may where they changed while read."""
+    start, end = _readable(vmas, page_size)
+    return not ((end < start).any() or (start[1:] < end[:-1]).any())
+
+
+class PagemapReader:
+    """Reads every populated entry of VMAs that come in parts, in address order, but for those with VM_PFNMAP.
+
+    pagemap is opened with the first part, for as long as ``files`` are.  Errors wait for `finish`, so that who
+    makes the parts meets its own first.
+    """
+
     def __init__(
-        self, proc: ProcFs, fd: int, page_size: int, limits: Limits, scratch: Scratch, expected: int
+        self, proc: ProcFs, files: ExitStack, *, page_size: int, limits: Limits, scratch: Scratch
     ) -> None:
-        self.proc, self.fd, self.page_size = proc, fd, page_size
+        self.proc, self.files, self.page_size = proc, files, page_size
         self.limits, self.words = limits, scratch.words
         self.unread: list[tuple[int, int]] = []
-        self._rows = np.empty((2, expected), dtype=np.uint64)  # vpn and entry; grows when it must
+        self._fd = -1
+        self._error: OSError | GoneError | None = None
+        self._joinable: int | None = None  # where the run of small VMAs ends that came last
+        self._rows = np.empty((2, 0), dtype=np.uint64)  # vpn and entry; grows when it must
         self._kept = 0
+        self._held = 0  # rows that lie in VMAs, and not in a joined hole
         self._blind = limits.blind_pages
         self._can_scan = True
         self._skipped = 0
         self._over_blind = self._over_kept = False
+
+    def feed(self, vmas: VmaTable) -> None:
+        """Read the entries of the next VMAs."""
+        if self._error is None:
+            try:
+                self._feed(vmas)
+            except (OSError, GoneError) as error:
+                self._error = error
+
+    def finish(self) -> None:
+        """Raise what `feed` met: GoneError when the address space ended, OSError where pagemap cannot be read."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _feed(self, vmas: VmaTable) -> None:
+        if self._fd < 0:
+            self._fd = self.files.enter_context(self.proc.open("pagemap"))
+        resident = resident_kb(vmas)
+        known = 0 if resident is None else int(resident.sum()) * 1024 // self.page_size
+        self._reserve(min(self._kept + known + SLACK, self.limits.max_pages))
+        kept = self._kept
+        for first, end, row in plan_runs(vmas, self.page_size, self.limits.dense_pages):
+            if row < 0:
+                joined = self._joinable is not None and 0 <= first - self._joinable <= JOIN_GAP
+                self.read(self._joinable if joined and self._joinable is not None else first, end)
+                self._joinable = end
+            else:
+                self._joinable = None
+                self.read_large(first, end, None if resident is None else int(resident[row]))
+        self._held += _held(self._rows[0, kept : self._kept], vmas, self.page_size)
+
+    def result(self, vmas: VmaTable) -> PagemapResult:
+        """What was found in ``vmas``, which are all that were given."""
+        vpn, entry = self._rows[0, : self._kept], self._rows[1, : self._kept]
+        if self._held != len(vpn) or not _disjoint(vmas, self.page_size):
+            # A VMA came up in a joined hole meanwhile; the comparison of maps will say so.
+            inside = inside_mask(vpn, vmas, self.page_size)
+            vpn, entry = vpn[inside], entry[inside]
+        return PagemapResult(vpn, entry, tuple(self.unread), tuple(self.warnings()))
 
     def read(self, first: int, end: int) -> None:
         """Read [first, end) in chunks and keep what is present or swapped."""
@@ -151,7 +188,7 @@ class _Reader:
                 return
             want = min(len(self.words), end - low)
             chunk = self.words[:want]
-            if self.proc.pread_words(self.fd, chunk, low) < want:
+            if self.proc.pread_words(self._fd, chunk, low) < want:
                 raise GoneError
             hits = np.flatnonzero(chunk >> np.uint64(62)).astype(np.int64, copy=False)
             room = self.limits.max_pages - self._kept
@@ -166,13 +203,16 @@ class _Reader:
 
     def _keep(self, hits: NDArray[np.int64], low: int, chunk: U64) -> None:
         first, stop = self._kept, self._kept + len(hits)
-        if stop > self._rows.shape[1]:
-            wider = np.empty((2, max(stop, 2 * first)), dtype=np.uint64)
-            wider[:, :first] = self._rows[:, :first]
-            self._rows = wider
+        self._reserve(stop)
         np.add(hits.view(np.uint64), np.uint64(low), out=self._rows[0, first:stop])
         np.take(chunk, hits, out=self._rows[1, first:stop], mode="clip")  # "raise" would go through a copy
         self._kept = stop
+
+    def _reserve(self, rows: int) -> None:
+        if rows > self._rows.shape[1]:
+            wider = np.empty((2, max(rows, 2 * self._kept)), dtype=np.uint64)
+            wider[:, : self._kept] = self._rows[:, : self._kept]
+            self._rows = wider
 
     def read_large(self, first: int, end: int, resident_kb: int | None) -> None:
         """Read a range that may be almost empty."""
@@ -196,7 +236,7 @@ class _Reader:
         """Read what PAGEMAP_SCAN names; return the page up to which the range is done."""
         size = self.page_size
         while self._can_scan and first < end:
-            answer = self.proc.scan_populated(self.fd, first * size, end * size)
+            answer = self.proc.scan_populated(self._fd, first * size, end * size)
             if answer is None:
                 self._can_scan = False
                 break
@@ -221,10 +261,6 @@ class _Reader:
     def _leave(self, first: int, end: int) -> None:
         if first < end:
             self.unread.append((first * self.page_size, end * self.page_size))
-
-    def rows(self) -> tuple[U64, U64]:
-        """Return the columns vpn and entry of everything kept."""
-        return self._rows[0, : self._kept], self._rows[1, : self._kept]
 
     def warnings(self) -> list[str]:
         """Say what was not read."""

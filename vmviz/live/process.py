@@ -6,6 +6,8 @@ import errno
 import os
 import sys
 from collections.abc import Iterable
+from concurrent.futures import wait
+from contextlib import ExitStack, closing
 
 import attrs
 import numpy as np
@@ -14,11 +16,12 @@ from vmviz.live.errors import LiveError
 from vmviz.live.frames import with_frames
 from vmviz.live.image import VM_PFNMAP, PageColumns, ProcessImage, VmaTable
 from vmviz.live.maps import ParsedMaps, parse_maps
-from vmviz.live.pagemap import Limits, PagemapResult, Scratch, read_pagemap
+from vmviz.live.pagemap import Limits, PagemapReader, PagemapResult, Scratch
 from vmviz.live.procfs import GoneError, ProcFs
-from vmviz.live.smaps import parse_smaps_blocks
+from vmviz.live.smaps import Parts, smaps_parts
 
 _PF_KTHREAD = 0x00200000
+_PATIENCE = 0.001  # seconds: so soon is maps read of a process with a few thousand VMAs
 # Field numbers of proc(5), /proc/PID/stat, counted from 1.
 _LAYOUT = {
     "start_code": 26,
@@ -39,8 +42,14 @@ class _Attempt:
     parsed: ParsedMaps
     has_smaps: bool
     pages: PagemapResult | None
+    frames: tuple[PageColumns, bool, str] | None  # None when they are to be read yet
     after: bytes
     before: bytes
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the VMAs were the same all the time."""
+        return self.before == self.after and (not self.has_smaps or self.parsed.headers == self.before)
 
 
 def read_process(
@@ -55,6 +64,9 @@ def read_process(
     one is taken and says so in ``warnings``.  Page flags and counts are read after the entries: a frame that
     changes hands in between shows its later owner's flags.  ``taken`` is kept in the image as it is.
 
+    A second thread begins with smaps while maps is read, and the entries of VMAs follow as soon as their part of
+    smaps is there.  All that is told of a VMA is still read after it was seen first and before it was seen last.
+
     Raises `LiveError` when there is no /proc, no such process, no right to read it, no address space (a
     kernel thread, a zombie), or when it exits meanwhile.
 
@@ -68,6 +80,13 @@ def read_process(
 
 def read_from(proc: ProcFs, *, taken: str | None = None, limits: Limits) -> ProcessImage:
     """Read the process whose files ``proc`` opens; as `read_process`."""
+    try:
+        return _read_at_rest(proc, taken, limits)
+    finally:
+        proc.close()
+
+
+def _read_at_rest(proc: ProcFs, taken: str | None, limits: Limits) -> ProcessImage:
     scratch = Scratch()
     identity = _stat_fields(proc.read_optional("stat"))
     attempt: _Attempt | None = None
@@ -80,9 +99,7 @@ def read_from(proc: ProcFs, *, taken: str | None = None, limits: Limits) -> Proc
             continue
         except OSError as error:
             raise _explain(proc, error) from error
-        if attempt.before == attempt.after and (
-            not attempt.has_smaps or attempt.parsed.headers == attempt.before
-        ):
+        if attempt.at_rest:
             break
     _check_alive(proc, identity)
     if attempt is None:
@@ -157,33 +174,57 @@ def _explain(proc: ProcFs, error: OSError) -> LiveError:
 
 
 def _read_once(proc: ProcFs, limits: Limits, scratch: Scratch) -> _Attempt:
-    before = proc.read("maps", limits.max_text)
-    if not before:
-        raise _no_address_space(proc)
-    try:
-        parsed = parse_smaps_blocks(proc.blocks("smaps", limits.max_text))
-    except FileNotFoundError:
-        parsed = parse_smaps_blocks(())
-    has_smaps = len(parsed.vmas) > 0
-    if not has_smaps:
-        parsed = parse_maps(before)
-    # The gate VMA lies in the kernel half and has no page table entries of the process.
-    user = parsed.vmas.path.ids != np.uint64(_index(parsed.vmas, "[vsyscall]"))
-    parsed = attrs.evolve(parsed, vmas=parsed.vmas.take(user)) if not user.all() else parsed
-    try:
-        with proc.open("pagemap") as fd:
-            pages = read_pagemap(
-                proc, fd, parsed.vmas, page_size=_page_size(parsed.vmas), limits=limits, scratch=scratch
-            )
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT) or not proc.exists():
-            raise
-        pages = None
-    return _Attempt(parsed, has_smaps, pages, proc.read("maps", limits.max_text), before)
+    readable = True
+    with closing(proc.blocks("smaps", limits.max_text)) as blocks, ExitStack() as files:
+        before = proc.read("maps", limits.max_text)
+        if not before:
+            raise _no_address_space(proc)
+
+        def reader_of(page_size: int) -> PagemapReader:
+            return PagemapReader(proc, files, page_size=page_size, limits=limits, scratch=scratch)
+
+        parts = Parts(before.count(b"\n"))
+        reader: PagemapReader | None = None
+        has_smaps = False
+        try:
+            for part in map(_user_part, smaps_parts(blocks)):
+                has_smaps = True
+                reader = reader or reader_of(_page_size(part.vmas))
+                reader.feed(part.vmas)
+                parts.add(part)
+        except FileNotFoundError:
+            pass
+        if not has_smaps:
+            parts.add(_user_part(parse_maps(before)))
+        parsed = parts.whole()
+        if reader is None or reader.page_size != _page_size(parsed.vmas):  # the first part was not like all
+            reader = reader_of(_page_size(parsed.vmas))
+            reader.feed(parsed.vmas)
+        try:
+            reader.finish()
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT) or not proc.exists():
+                raise
+            readable = False
+    # From here on no entry is read any more.
+    ending = None if proc.helper is None else proc.helper.submit(proc.read, "maps", limits.max_text)
+    pages = reader.result(parsed.vmas) if readable else None
+    attempt = _Attempt(parsed, has_smaps, pages, None, before, before)
+    if ending is None:
+        return attrs.evolve(attempt, after=proc.read("maps", limits.max_text))
+    wait((ending,), _PATIENCE)
+    frames = None
+    if pages is not None and (not ending.done() or attrs.evolve(attempt, after=ending.result()).at_rest):
+        frames = with_frames(proc, pages.vpn, pages.entry)
+    return attrs.evolve(attempt, frames=frames, after=ending.result())
 
 
-def _index(vmas: VmaTable, path: str) -> int:
-    return vmas.path.values.index(path) if path in vmas.path.values else len(vmas.path.values)
+def _user_part(part: ParsedMaps) -> ParsedMaps:
+    """Leave the gate VMA out: it lies in the kernel half and has no page table entries of the process."""
+    if "[vsyscall]" not in part.vmas.path.values:
+        return part
+    gate = np.uint64(part.vmas.path.values.index("[vsyscall]"))
+    return attrs.evolve(part, vmas=part.vmas.take(part.vmas.path.ids != gate))
 
 
 def _no_address_space(proc: ProcFs) -> Exception:
@@ -222,7 +263,7 @@ def _build(proc: ProcFs, attempt: _Attempt, taken: str | None) -> ProcessImage:
         warnings.append("pagemap could not be read: every page is unknown")
         unknown = list(zip(vmas.start.tolist(), vmas.end.tolist(), strict=True))
     else:
-        pages, visible, missing = with_frames(proc, result.vpn, result.entry)
+        pages, visible, missing = attempt.frames or with_frames(proc, result.vpn, result.entry)
         warnings.extend(result.warnings)
         unknown.extend(result.unread)
         if not attempt.has_smaps:
@@ -266,7 +307,7 @@ def _build(proc: ProcFs, attempt: _Attempt, taken: str | None) -> ProcessImage:
 def _remarks(attempt: _Attempt) -> tuple[list[str], list[str]]:
     warnings: list[str] = []
     notes: list[str] = []
-    if attempt.before != attempt.after or (attempt.has_smaps and attempt.parsed.headers != attempt.before):
+    if not attempt.at_rest:
         old, new = set(attempt.parsed.headers.splitlines()), set(attempt.after.splitlines())
         changed = sorted((old ^ new) or (old ^ set(attempt.before.splitlines())))
         first = changed[0].split(b" ")[0].decode("ascii", "replace") if changed else "the order"

@@ -8,13 +8,17 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 
 from vmviz.live.errors import LiveError
+from vmviz.live.helper import DEPTH, Ahead
 from vmviz.live.image import U64
+from vmviz.live.stdio import read_fully
 
 READ_SIZE = 1 << 16  # seq_file hands out about a page per read; larger buffers only cost allocations
 BLOCK_SIZE = 1 << 21
@@ -32,11 +36,23 @@ class GoneError(Exception):
 
 
 class ProcFs:
-    """The files of one process under ``root`` (a /proc tree, or a directory that looks like one)."""
+    """The files of one process under ``root`` (a /proc tree, or a directory that looks like one).
+
+    ``helper`` is a second thread to read with, which begins when first used.  It is None where this process
+    reads itself: the thread's stack and heap would come up in its maps.
+    """
 
     def __init__(self, root: str, pid: int | str) -> None:
         self.root = root
         self.pid = str(pid)
+        own = self.pid in ("self", str(os.getpid()))
+        self.helper: Executor | None = None if own else ThreadPoolExecutor(1, "vmviz-live")
+
+    def close(self) -> None:
+        """Let the helper go; what is read afterwards is read without."""
+        helper, self.helper = self.helper, None
+        if helper is not None:
+            helper.shutdown(cancel_futures=True)
 
     def path(self, name: str) -> str:
         """Return the path of a file; a name that begins with "/" is the tree's own, not the process's."""
@@ -61,24 +77,37 @@ class ProcFs:
 
     def read(self, name: str, limit: int = 1 << 20) -> bytes:
         """Return the whole text of a file; `LiveError` when it has more than ``limit`` bytes."""
-        return b"".join(self.blocks(name, limit))
+        return b"".join(map(bytes, self._pieces(name, limit, 1)))
 
-    def blocks(self, name: str, limit: int) -> Iterator[bytes]:
-        """Read a file in pieces of about `BLOCK_SIZE` bytes; `LiveError` when it has more than ``limit``."""
-        room = memoryview(bytearray(READ_SIZE))
+    def blocks(self, name: str, limit: int) -> Ahead[memoryview] | Generator[memoryview, None, None]:
+        """The pieces of a file, each good until the next is asked for, which the helper begins to read at once.
+
+        `LiveError` when it has more than ``limit`` bytes.  To be closed when it is not gone through.
+        """
+        if self.helper is None:
+            return self._pieces(name, limit, 1)
+        return Ahead(self.helper, self._pieces(name, limit, DEPTH + 1))
+
+    def _pieces(self, name: str, limit: int, rooms: int) -> Generator[memoryview, None, None]:
+        """Read a file in pieces of about `BLOCK_SIZE` bytes, each of which stays while ``rooms`` - 1 more come."""
         filled = total = 0
+        room = bytearray(READ_SIZE)
+        free: deque[bytearray] = deque()
         with self.open(name) as fd:
-            while got := os.readv(fd, (room[filled:],)):
+            while filled < READ_SIZE // 2 and (got := os.readv(fd, (memoryview(room)[filled:],))):
                 filled += got
-                total += got
+            more = filled >= READ_SIZE // 2
+            while True:
+                total += filled
                 if total > limit:
                     raise LiveError(self.path(name), f"it is longer than the limit of {limit} bytes")
-                if len(room) - filled < READ_SIZE // 2:
-                    yield bytes(room[:filled])
-                    filled = 0
-                    if len(room) < BLOCK_SIZE:
-                        room = memoryview(bytearray(BLOCK_SIZE))
-        yield bytes(room[:filled])
+                yield memoryview(room)[:filled]
+                if not more:
+                    return
+                room = free.popleft() if len(free) == rooms else bytearray(BLOCK_SIZE)
+                free.append(room)
+                filled = read_fully(fd, room)
+                more = filled == len(room)
 
     def read_optional(self, name: str, limit: int = 1 << 20) -> bytes:
         """Return the text of a file, or b"" when it cannot be opened or read."""

@@ -7,7 +7,7 @@ bytes for each VMA, is never in memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import attrs
 import numpy as np
@@ -22,12 +22,20 @@ _LAST = b"\nVmFlags:"  # of each record; a path cannot fake it: maps escapes new
 _LONGEST = 1 << 20  # of a record; the path makes up most of it and has 4 * 4096 bytes at most
 
 
-def parse_smaps_blocks(blocks: Iterable[bytes]) -> ParsedMaps:
+def parse_smaps_blocks(blocks: Iterable[bytes | memoryview]) -> ParsedMaps:
     """Parse a text of smaps that comes in pieces, cut anywhere; as `parse_smaps`."""
-    return _joined([parse_smaps(records) for records in _whole_records(blocks)])
+    parts = Parts()
+    for part in smaps_parts(blocks):
+        parts.add(part)
+    return parts.whole()
 
 
-def _whole_records(blocks: Iterable[bytes]) -> Iterator[bytes]:
+def smaps_parts(blocks: Iterable[bytes | memoryview]) -> Iterator[ParsedMaps]:
+    """Parse a text of smaps part by part, as it comes; `Parts` makes one of them."""
+    return map(parse_smaps, _whole_records(blocks))
+
+
+def _whole_records(blocks: Iterable[bytes | memoryview]) -> Iterator[bytes]:
     rest = b""
     for block in blocks:
         text = rest + block
@@ -45,40 +53,66 @@ def _whole_records(blocks: Iterable[bytes]) -> Iterator[bytes]:
         yield rest
 
 
-def _joined(parts: Sequence[ParsedMaps]) -> ParsedMaps:
-    """The tables of consecutive pieces as one."""
-    if len(parts) == 1:
-        return parts[0]
-    tables = [part.vmas for part in parts]
-    keys = dict.fromkeys(key for table in tables for key in table.smaps)
+class Parts:
+    """The tables of consecutive parts as one, which is made as they come; for ``expected`` VMAs, or more."""
 
-    def column(name: str) -> U64:
-        return (
-            np.concatenate([getattr(table, name) for table in tables]) if tables else np.empty(0, np.uint64)
+    def __init__(self, expected: int = 0) -> None:
+        self._room = expected
+        self._rows = 0
+        self._columns: dict[tuple[str, str], U64] = {}  # 0 where nothing was told
+        self._texts: dict[str, dict[str, int]] = {name: {} for name in ("perms", "dev", "path", "codes")}
+        self._headers: list[bytes] = []
+        self._unknown: set[str] = set()
+
+    def add(self, part: ParsedMaps) -> None:
+        """Take the next part."""
+        table = part.vmas
+        rows = slice(self._rows, self._rows + len(table))
+        if rows.stop > self._room:
+            self._room = max(rows.stop, 2 * self._rows)
+            for name, narrow in self._columns.items():
+                self._columns[name] = np.zeros(self._room, dtype=np.uint64)
+                self._columns[name][: self._rows] = narrow[: self._rows]
+        for key in ("start", "end", "offset", "inode", "vm_flags"):
+            self._column("vma", key)[rows] = getattr(table, key)
+        for key, index in self._texts.items():
+            text: TextColumn = getattr(table, key)
+            new = [index.setdefault(value, len(index)) for value in text.values]
+            self._column("vma", key)[rows] = np.array(new, dtype=np.uint64)[text.ids.view(np.int64)]
+        for key, values in table.smaps.items():
+            self._column("smaps", key)[rows] = values
+        self._rows = rows.stop
+        self._headers.append(part.headers)
+        self._unknown.update(part.unknown_codes)
+
+    def _column(self, kind: str, key: str) -> U64:
+        found = self._columns.get((kind, key))
+        if found is None:
+            found = self._columns[kind, key] = np.zeros(self._room, dtype=np.uint64)
+        return found
+
+    def whole(self) -> ParsedMaps:
+        """All parts as one."""
+
+        def column(key: str, kind: str = "vma") -> U64:
+            return self._column(kind, key)[: self._rows]
+
+        def text(key: str) -> TextColumn:
+            return TextColumn(column(key), tuple(self._texts[key]))
+
+        vmas = VmaTable(
+            start=column("start"),
+            end=column("end"),
+            offset=column("offset"),
+            inode=column("inode"),
+            vm_flags=column("vm_flags"),
+            perms=text("perms"),
+            dev=text("dev"),
+            path=text("path"),
+            codes=text("codes"),
+            smaps={key: column(key, kind) for kind, key in self._columns if kind == "smaps"},
         )
-
-    def text(name: str) -> TextColumn:
-        return TextColumn.joined([getattr(table, name) for table in tables])
-
-    vmas = VmaTable(
-        start=column("start"),
-        end=column("end"),
-        offset=column("offset"),
-        inode=column("inode"),
-        vm_flags=column("vm_flags"),
-        perms=text("perms"),
-        dev=text("dev"),
-        path=text("path"),
-        codes=text("codes"),
-        smaps={
-            key: np.concatenate(
-                [t.smaps[key] if key in t.smaps else np.zeros(len(t), dtype=np.uint64) for t in tables]
-            )
-            for key in keys
-        },
-    )
-    unknown = {code for part in parts for code in part.unknown_codes}
-    return ParsedMaps(vmas, b"".join(part.headers for part in parts), tuple(sorted(unknown)))
+        return ParsedMaps(vmas, b"".join(self._headers), tuple(sorted(self._unknown)))
 
 
 def parse_smaps(data: bytes) -> ParsedMaps:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.live.synthetic import PRESENT, FakeProc, FakeVma
-from vmviz.live import LiveError, read_process
+from vmviz.live import LiveError, read_process, smaps
 from vmviz.live.frames import PFN_GAP, frame_runs
 from vmviz.live.maps import parse_maps
 from vmviz.live.records import decimals, line_kinds
@@ -73,12 +74,17 @@ def test_smaps_is_what_its_lines_say(parts, times):
         assert fields(vma) == (*want, path[0] if path else "")
 
 
-@given(st.lists(records(), max_size=4), st.lists(st.integers(0, 1500), max_size=6))
-def test_blocks_may_be_cut_anywhere(parts, cuts):
+@given(
+    st.lists(records(), max_size=4),
+    st.lists(st.integers(0, 1500), max_size=6),
+    st.sampled_from([1, 30, 4096]),
+)
+def test_blocks_may_be_cut_anywhere(parts, cuts, tail):
     text = text_of(parts)
     ends = sorted(min(cut, len(text)) for cut in cuts)
     blocks = [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True)]
-    pieces, whole = parse_smaps_blocks(blocks), parse_smaps(text)
+    with mock.patch.object(smaps, "_TAIL", tail):
+        pieces, whole = parse_smaps_blocks(blocks), parse_smaps(text)
     assert list(pieces.vmas) == list(whole.vmas)
     assert (pieces.headers, pieces.unknown_codes) == (whole.headers, whole.unknown_codes)
 

@@ -6,6 +6,7 @@ have consecutive frames: such runs are sorted instead of pages, and those that l
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from typing import TypeAlias
 
@@ -114,6 +115,7 @@ def _read_runs(proc: ProcFs, fd: int, runs: FrameRuns, absent: int, words: U64) 
                 return
             read(*piece)
 
+    preadv = os.preadv
     long: deque[tuple[int, int, int]] = deque()  # where in the file, where in the room, how long, in bytes
     short = []
     at = 0
@@ -126,8 +128,9 @@ def _read_runs(proc: ProcFs, fd: int, runs: FrameRuns, absent: int, words: U64) 
         at += length
     other = proc.helper.submit(work) if proc.helper is not None and len(long) > 1 else None
     try:
-        for piece in short:
-            read(*piece)
+        for first, at, length in short:  # thousands, where the frames lie at random
+            if preadv(fd, (room[at : at + length],), first) != length:
+                read(first, at, length)
         work()
     finally:
         long.clear()

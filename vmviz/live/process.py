@@ -21,7 +21,7 @@ from vmviz.live.procfs import GoneError, ProcFs
 from vmviz.live.smaps import Parts, smaps_parts
 
 _PF_KTHREAD = 0x00200000
-_PATIENCE = 0.001  # seconds: so soon is maps read of a process with a few thousand VMAs
+_PATIENCE = 0.0005  # seconds: so soon is maps read of a process with a thousand VMAs
 # Field numbers of proc(5), /proc/PID/stat, counted from 1.
 _LAYOUT = {
     "start_code": 26,

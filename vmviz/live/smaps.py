@@ -19,6 +19,7 @@ from vmviz.live.records import Index, decimals, differing, joined, line_kinds, p
 
 _VALUE = re.compile(rb"^(\w+): *(\d+)(?: kB)?$", re.MULTILINE)
 _LAST = b"\nVmFlags:"  # of each record; a path cannot fake it: maps escapes newlines
+_TAIL = 1 << 12  # bytes of a block in which its last record mostly ends
 _LONGEST = 1 << 20  # of a record; the path makes up most of it and has 4 * 4096 bytes at most
 
 
@@ -38,19 +39,28 @@ def smaps_parts(blocks: Iterable[bytes | memoryview]) -> Iterator[ParsedMaps]:
 def _whole_records(blocks: Iterable[bytes | memoryview]) -> Iterator[bytes]:
     rest = b""
     for block in blocks:
-        text = rest + block
-        # Up to the last VmFlags line that another newline ends.
-        at = text.rfind(_LAST, 0, max(0, text.rfind(b"\n")))
-        if at < 0:
-            if len(text) > _LONGEST:
-                raise LiveError("smaps", "it has no VmFlags lines (from before Linux 3.8?)")
-            rest = text
+        view = memoryview(block)
+        cut = _end_of_records(bytes(view[-_TAIL:]))
+        if cut:  # as nearly always: what is large is copied once
+            cut += max(0, len(view) - _TAIL)
+            yield b"".join((rest, view[:cut]))
+            rest = bytes(view[cut:])
             continue
-        cut = text.index(b"\n", at + 1) + 1
-        yield text[:cut]
+        text = rest + block
+        cut = _end_of_records(text)
+        if cut:
+            yield text[:cut]
+        elif len(text) > _LONGEST:
+            raise LiveError("smaps", "it has no VmFlags lines (from before Linux 3.8?)")
         rest = text[cut:]
     if rest:
         yield rest
+
+
+def _end_of_records(text: bytes) -> int:
+    """Where the last VmFlags line ends that another newline ends, 0 if there is none."""
+    at = text.rfind(_LAST, 0, max(0, text.rfind(b"\n")))
+    return text.index(b"\n", at + 1) + 1 if at >= 0 else 0
 
 
 class Parts:

@@ -464,3 +464,29 @@ def test_only_chunks_that_are_looked_into_are_made() -> None:
     s.put(vmas[-1].start, None)
     assert (made(), s.check(), made()) == (3, [], len(s._low))
     assert list(s) == [*vmas[:991], Vma(3002, 3003, RW), *vmas[991:-1]]
+
+
+def test_the_numbers_of_a_chunk_are_made_when_they_are_looked_at() -> None:
+    s = VmaSet("s")
+    s.fill(VmaColumns.of([Vma(3 * k, 3 * k + 2, RW) for k in range(10, 2010)]))
+
+    def made() -> list[int]:
+        return [sum(type(part) is list for part in lists) for lists in (s._starts, s._ends, s._gaps)]
+
+    assert made() == [0, 0, 0]
+    assert s.find(3000) is not None
+    assert made() == [0, 1, 0]
+    assert (
+        s.find_gap_topdown(2, 40, 6029) is None
+    )  # all holes but the first are of one byte, and that is known
+    assert sum(made()) <= 6
+    assert s.find_gap_bottomup(2, 0, 6029) == 0
+    assert s.find_gap_topdown(1, 3000, 4000) == 3998
+    assert sum(made()) <= 12
+    for lists in (s._starts, s._ends, s._gaps):
+        assert lists[7] == list(lists[7])
+        assert (len(lists[8]), lists[8].count(1), lists[8].index(lists[8][3])) == (
+            48, 48 if lists is s._gaps else 0, 0 if lists is s._gaps else 3,
+        )  # fmt: skip
+        assert type(lists[8]) is list
+    assert s.check() == []

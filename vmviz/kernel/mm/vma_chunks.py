@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .vma import Vma
 from .vma_columns import UnmadeChunk, VmaColumns
 from .vma_gaps import STALE, GapMaxima
 
+T = TypeVar("T")
 _FIXED = struct.Struct("<8Q3I")
 _MANY = 12
 """From so many chunks on it is quicker to ask a guide than to search through where they begin."""
@@ -166,24 +168,30 @@ class VmaChunks(GapMaxima):
         count = len(columns)
         holes = columns.start.astype(np.int64)
         holes[1:] -= columns.end[:-1].astype(np.int64)
-        starts, ends, gaps = columns.start.tolist(), columns.end.tolist(), holes.tolist()
         size = max(1, self._limit * 3 >> 2)  # room for what comes between
         bounds = [(i, min(i + size, count)) for i in range(0, count, size)]
-        self._vmas = [cast("list[Vma]", UnmadeChunk(columns, i, j, self._put_in_place)) for i, j in bounds]
-        self._starts = [starts[i:j] for i, j in bounds]
-        self._ends = [ends[i:j] for i, j in bounds]
-        self._gaps = [gaps[i:j] for i, j in bounds]
-        self._low = columns.start[::size].tolist()  # numbers of their own, side by side in memory
-        self._max = [STALE] * len(bounds)
+        self._vmas = self._unmade(bounds, columns.rows)
+        self._starts, self._ends, self._gaps = (
+            self._unmade(bounds, _part_of(column)) for column in (columns.start, columns.end, holes)
+        )
+        self._low = columns.start[::size].tolist()
+        self._max = np.maximum.reduceat(holes, range(0, count, size)).tolist() if count else []
         self._restart_blocks(0)
         self._borders_moved()
         self._len, self._count, self.base = count, [], columns
 
-    def _put_in_place(self, chunk: UnmadeChunk, vmas: list[Vma]) -> None:
-        """A chunk was looked into: from now on it is a plain list."""
-        c = bisect_right(self._low, vmas[0].start) - 1
-        if c >= 0 and self._vmas[c] is cast("list[Vma]", chunk):
-            self._vmas[c] = vmas
+    def _unmade(self, bounds: list[tuple[int, int]], part: Callable[[int, int], list[T]]) -> list[list[T]]:
+        place = self._put_in_place
+        return [cast("list[T]", UnmadeChunk(i, j, part, place)) for i, j in bounds]
+
+    def _put_in_place(self, chunk: UnmadeChunk[Any], first: int, made: list[Any]) -> None:
+        """A chunk was looked into: from now on it is a plain list.  What is unmade begins where it has begun."""
+        assert self.base is not None
+        c = bisect_right(self._low, int(self.base.start[first])) - 1
+        all_lists: tuple[list[list[Any]], ...] = (self._vmas, self._starts, self._ends, self._gaps)
+        for lists in all_lists:
+            if c >= 0 and lists[c] is cast("list[Any]", chunk):
+                lists[c] = made
 
     def serial(self) -> bytes:
         """All VMAs in address order: eight 64-bit numbers, three of 32 bits, and the two texts as UTF-8."""
@@ -317,3 +325,11 @@ class VmaChunks(GapMaxima):
         self._max.insert(c + 1, STALE)
         self._restart_blocks(c)
         self._borders_moved()
+
+
+def _part_of(column: NDArray[Any]) -> Callable[[int, int], list[int]]:
+    def part(i: int, j: int) -> list[int]:
+        numbers: list[int] = column[i:j].tolist()
+        return numbers
+
+    return part

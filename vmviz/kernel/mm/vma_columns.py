@@ -5,13 +5,15 @@ An imported process may have 65,530 VMAs, of which a screen shows some forty and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, SupportsIndex, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, SupportsIndex, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .vma import Vma
+
+T = TypeVar("T")
 
 
 class VmaColumns:
@@ -88,54 +90,71 @@ class VmaColumns:
         ]
 
 
-class UnmadeChunk:
-    """The VMAs with ordinals ``first`` to ``end`` - 1 of columns, in place of a list of them.
+class UnmadeChunk(Generic[T]):
+    """A part of columns, in place of a list of what is in it: VMAs, or numbers.
 
     At the first look it makes the list, hands it to ``place``, which puts it where this stood, and serves what is
     asked from there.
     """
 
-    __slots__ = ("_columns", "_made", "_place", "end", "first")
+    __slots__ = ("_end", "_first", "_made", "_part", "_place")
 
     def __init__(
-        self, columns: VmaColumns, first: int, end: int, place: Callable[[UnmadeChunk, list[Vma]], None]
+        self,
+        first: int,
+        end: int,
+        part: Callable[[int, int], list[T]],
+        place: Callable[[UnmadeChunk[T], int, list[T]], None],
     ) -> None:
-        self._columns = columns
-        self.first, self.end = first, end
-        self._place = place
-        self._made: list[Vma] | None = None
+        """``part`` makes the list of what has the ordinals ``first`` to ``end`` - 1; ``place`` gets ``first``, too."""
+        self._first, self._end = first, end
+        self._part, self._place = part, place
+        self._made: list[T] | None = None
 
-    def _list(self) -> list[Vma]:
+    def _list(self) -> list[T]:
         made = self._made
         if made is None:
-            made = self._made = self._columns.rows(self.first, self.end)
-            self._place(self, made)
+            made = self._made = self._part(self._first, self._end)
+            self._place(self, self._first, made)
         return made
 
     def __len__(self) -> int:
-        return self.end - self.first if self._made is None else len(self._made)
+        return self._end - self._first if self._made is None else len(self._made)
 
     @overload
-    def __getitem__(self, i: SupportsIndex) -> Vma: ...
+    def __getitem__(self, i: SupportsIndex) -> T: ...
     @overload
-    def __getitem__(self, i: slice) -> list[Vma]: ...
+    def __getitem__(self, i: slice) -> list[T]: ...
     def __getitem__(self, i: Any) -> Any:
         return self._list()[i]
 
-    def __setitem__(self, i: Any, vma: Any) -> None:
-        self._list()[i] = vma
+    def __setitem__(self, i: Any, item: Any) -> None:
+        self._list()[i] = item
 
     def __delitem__(self, i: Any) -> None:
         del self._list()[i]
 
-    def __iter__(self) -> Iterator[Vma]:
+    def __iter__(self) -> Iterator[T]:
         return iter(self._list())
 
-    def __iadd__(self, more: list[Vma]) -> list[Vma]:
+    def __eq__(self, other: object) -> bool:
+        return self._list() == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __iadd__(self, more: Iterable[T]) -> list[T]:
         made = self._list()
         made += more
         return made
 
-    def insert(self, i: int, vma: Vma) -> None:
+    def insert(self, i: int, item: T) -> None:
         """As a list's."""
-        self._list().insert(i, vma)
+        self._list().insert(i, item)
+
+    def count(self, item: T) -> int:
+        """As a list's."""
+        return self._list().count(item)
+
+    def index(self, item: T) -> int:
+        """As a list's."""
+        return self._list().index(item)

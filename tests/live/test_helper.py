@@ -5,7 +5,7 @@ import os
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import attrs
 import numpy as np
@@ -291,11 +291,16 @@ def test_an_error_of_either_reader_of_frames_is_the_answer(tmp_path, monkeypatch
 
     class Broken(ProcFs):
         of = None
+        flags = -1
+
+        @contextmanager
+        def open(self, name):
+            with super().open(name) as fd:
+                self.flags = fd if name == "/kpageflags" else -1
+                yield fd
 
         def pread(self, fd, room, offset):
-            if os.path.basename(os.readlink(f"/proc/self/fd/{fd}")) == "kpageflags" and self.of is (
-                threading.current_thread() is main
-            ):
+            if fd == self.flags and self.of is (threading.current_thread() is main):
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return super().pread(fd, room, offset)
 

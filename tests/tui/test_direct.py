@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Static
 
+from vmviz.session.story import story_session
 from vmviz.tui.app import VmvizApp
 from vmviz.tui.command import CommandLine
 from vmviz.tui.directlines import DirectCompositor, DirectUpdate
+from vmviz.tui.linegrid import LineGrid
 from vmviz.tui.panes.frames import FramePane
 from vmviz.tui.panes.ruler import Ruler
 from vmviz.tui.panes.vmas import VmaPane
@@ -265,3 +268,41 @@ async def test_the_first_painting_has_all(size: tuple[int, int], monkeypatch: py
         for text in more:
             stream.feed(text)
         assert [line.rstrip() for line in terminal.display] == [line.rstrip() for line in screen(app)]
+
+
+async def test_a_full_painting_asks_each_pane_once_for_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str | None, int]] = []
+    draw = LineGrid.draw_lines
+
+    def counted(self: LineGrid, lines: Sequence[int]) -> Any:
+        asked.append((self.id, len(lines)))
+        return draw(self, lines)
+
+    async with opened(LARGE) as (app, pilot):
+        shown = Shown(app)
+        monkeypatch.setattr(LineGrid, "draw_lines", counted)
+        for pane in app.query(LineGrid):
+            pane.touch_all()
+        app.screen.refresh()
+        await keys(app, pilot)
+        assert sorted(asked) == sorted((pane.id, pane.outer_size.height) for pane in app.query(LineGrid))
+        shown.check("a full painting")
+
+
+async def test_the_first_painting_waits_for_no_tick_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("textual.screen.UPDATE_PERIOD", 3600.0)
+    painted: list[bool] = []
+    display = App._display
+
+    def note(self: App[Any], shown: Screen[Any], update: Any) -> None:
+        painted.append(update is not None)
+        display(self, shown, update)
+
+    monkeypatch.setattr(App, "_display", note)
+    app = VmvizApp(story_session(), frame=3600)
+    async with app.run_test(size=MIDDLE) as pilot:
+        for _ in range(100):
+            await pilot._wait_for_screen()
+            if any(painted):
+                break
+        assert any(painted)

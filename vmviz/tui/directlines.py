@@ -226,16 +226,22 @@ class DirectCompositor(Compositor):
     ) -> list[tuple[int, int, int]]:
         """Add what regions cut out of lines to ``pieces``; returns the spans ``(line, x1, x2)`` that are Textual's."""
         others: list[tuple[int, int, int]] = []
+        cuts: dict[tuple[DirectLines, Region], list[tuple[int, int, int]]] = {}
         for y, x1, x2 in self._regions_to_spans(dirty):
             line = places.lines[y]
             if line is None:
                 others.append((y, x1, x2))
                 continue
-            for widget, at in line:
-                left, right = max(x1, at.x), min(x2, at.right)
+            for place in line:
+                left, right = max(x1, place[1].x), min(x2, place[1].right)
                 if left < right:
-                    (strip,) = widget.kept_lines([y - at.y])
-                    pieces.append((y, left, right, strip.crop(left - at.x, right - at.x)))
+                    cuts.setdefault(place, []).append((y, left, right))
+        for (widget, at), spans in cuts.items():
+            strips = widget.kept_lines([y - at.y for y, _, _ in spans])
+            pieces += [
+                (y, left, right, strip.crop(left - at.x, right - at.x))
+                for (y, left, right), strip in zip(spans, strips, strict=True)
+            ]
         return others
 
     def _composed(self, spans: list[tuple[int, int, int]]) -> ChopsUpdate | None:

@@ -188,7 +188,7 @@ def test_a_process_that_always_changes_gives_a_stated_partial_result(tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "n"),
-    [("maps", 1), ("smaps", 1), ("pagemap", 1), ("maps", 2), ("stat", 2)],
+    [("maps", 1), ("smaps", 1), ("pagemap", 1), ("pagemap", 2), ("maps", 2), ("stat", 2)],
     ids=str,
 )
 def test_exit_while_reading(tmp_path, file, n):

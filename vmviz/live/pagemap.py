@@ -148,8 +148,15 @@ class PagemapReader:
                 self._error = error
 
     def finish(self) -> None:
-        """Raise what `feed` met: GoneError when the address space ended, OSError where pagemap cannot be read."""
+        """Raise what `feed` met: GoneError when the address space ended, OSError where pagemap cannot be read.
+
+        pagemap is opened once more: that tells a process that exits from one that has another address space.
+        """
         error, self._error = self._error, None
+        if isinstance(error, OSError):
+            raise error
+        with self.proc.open("pagemap"):
+            pass
         if error is not None:
             raise error
 

@@ -52,6 +52,7 @@ from vmviz.kernel.mm.page_alloc import FREE, OTHER
 from vmviz.kernel.mm.vma_columns import VmaColumns
 from vmviz.kernel.processes import Task
 from vmviz.kernel.trace.journal import Journal
+from vmviz.kernel.trace.store import index_of
 from vmviz.live.check import problems
 from vmviz.live.errors import LiveError
 from vmviz.live.image import U64, ProcessImage
@@ -146,10 +147,12 @@ class ImportedMachine(Machine):
         vm_flags = complete_flags(image)
         vmas, inode = pour_vmas(image, pages, vm_flags, self.sys)
         mm.vmas.fill(vmas)
-        first = pages.first
+        first = index_of(pages.first)
         owner = pages.vma[first]
         mapping = (
-            np.where(pages.anon, vmas.anon_vma[owner], inode[owner]) if len(first) else np.empty(0, np.uint64)
+            np.where(pages.anon, vmas.anon_vma[owner], inode[owner])
+            if len(pages.first)
+            else np.empty(0, np.uint64)
         )
         index = image.pages.vpn[first] - (image.vmas.start[owner] >> np.uint64(12)) + vmas.pgoff[owner]
         pour_frames(image, pages, self.frames, mapping, index)

@@ -43,6 +43,7 @@ from vmviz.kernel.mm.page_flags import (
     PG_ZERO,
 )
 from vmviz.kernel.mm.vma_columns import VmaColumns
+from vmviz.kernel.trace.store import index_of, rising
 from vmviz.live.errors import LiveError
 from vmviz.live.image import (
     KPF_NOPAGE,
@@ -146,9 +147,7 @@ def sort_pages(image: ProcessImage) -> SortedPages:
     counted = present & ~zero & ~raw
     number, hidden = _number(image, counted, zero, warnings)
     rows = np.flatnonzero(counted)
-    frames, first, of_row, seen = np.unique(
-        number[rows], return_index=True, return_inverse=True, return_counts=True
-    )
+    frames, first, of_row, seen = _frames_of(number[rows])
     first = rows[first]
     # Bit 61 is of the same moment as the entry; kpageflags are read later, of whoever has the frame then.
     anon = ~has(pages.entry[first], PM_FILE)
@@ -169,7 +168,7 @@ def sort_pages(image: ProcessImage) -> SortedPages:
         number=number,
         frames=frames,
         first=first,
-        of_row=of_row.reshape(-1),
+        of_row=of_row,
         seen=seen,
         anon=anon,
         hidden=hidden,
@@ -177,6 +176,19 @@ def sort_pages(image: ProcessImage) -> SortedPages:
         nr_frames=nr_frames,
         zones=zones,
     )
+
+
+def _frames_of(number: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """The distinct numbers, ascending, with the row that shows each first, each row's ordinal among them, and their
+    counts.  Numbers of our own ascend with the rows, which takes no sorting to see.
+    """
+    if rising(number):
+        ordinals = np.arange(len(number))
+        return number, ordinals, ordinals, np.ones(len(number), np.int64)
+    frames, first, of_row, seen = np.unique(
+        number, return_index=True, return_inverse=True, return_counts=True
+    )
+    return frames, first, of_row.reshape(-1), seen
 
 
 def _infer_zero(image: ProcessImage, vma: Ints, present: Mask, warnings: list[str]) -> Mask:
@@ -244,8 +256,8 @@ def pour_frames(image: ProcessImage, pages: SortedPages, frames: Frames, mapping
     for pfn in sorted(set(pages.number[pages.zero].tolist())):
         flags = _ZERO_FLAGS | (PG_HIDDEN if pages.hidden and pfn != ZERO_PFN else 0)
         frames.put(pfn, (ZERO, 1, 0, flags, 0, 0, 0))
-    at, first, anon = pages.frames, pages.first, pages.anon
-    if len(at):
+    at, first, anon = index_of(pages.frames), index_of(pages.first), pages.anon
+    if len(anon):
         told = image.pages.flags[first] if image.pages.flags is not None else None
         exclusive = has(image.pages.entry[first], PM_MMAP_EXCLUSIVE)
         mapcount = np.maximum(pages.seen, np.where(exclusive, 1, 2))
@@ -260,14 +272,13 @@ def pour_frames(image: ProcessImage, pages: SortedPages, frames: Frames, mapping
         frames.flags.put_many(at, frame_flags(told, anon, exclusive, is_shmem(image, pages)))
         if pages.hidden:
             frames.flags.array[at] |= np.uint32(PG_HIDDEN)
-            frames.own_pfns = range(
-                FIRST_OWN, int(max(at.max(), pages.number[pages.zero].max(initial=0))) + 1
-            )
+            highest = max(pages.frames.max(), pages.number[pages.zero].max(initial=0))
+            frames.own_pfns = range(FIRST_OWN, int(highest) + 1)
             frames.hidden_why = HIDDEN_WHY if not image.pfns_visible else TOO_HIGH_WHY
-        frames.content.put_many(at, np.full(len(at), UNKNOWN_CONTENT, np.int32))
+        frames.content.put_many(at, UNKNOWN_CONTENT)
         frames.mapping.put_many(at, mapping)
         frames.index.put_many(at, pgoff)
-        _set_states(frames, at, np.where(anon, ANON, FILE))
+        _set_states(frames, pages.frames, np.where(anon, ANON, FILE))
     frames.others_unknown = True
     bare = pages.number[pages.zero | pages.raw]
     for region in frames.regions:  # a zap takes these away again
@@ -279,7 +290,7 @@ def pour_frames(image: ProcessImage, pages: SortedPages, frames: Frames, mapping
 def _set_states(frames: Frames, at: Ints, states: Ints) -> None:
     """Set the states of frames that are all `OTHER`; the counts of all blocks follow in one step."""
     column = frames.states
-    column.array[at] = states
+    column.array[index_of(at)] = states
     blocks, width = column.pyramid.shape
     block = at >> BLOCK_SHIFT
     come = np.bincount(block * width + states, minlength=blocks * width)
@@ -307,7 +318,7 @@ def is_shmem(image: ProcessImage, pages: SortedPages) -> Mask:
     """Which frames are pages of shmem, judged by the file of the VMA that showed them first."""
     texts = image.vmas.path
     by_text = np.array([shmem_path(text) for text in texts.values] or [False])
-    mask: Mask = by_text[texts.ids.astype(np.int64)][pages.vma[pages.first]]
+    mask: Mask = by_text[texts.ids.astype(np.int64)][pages.vma[index_of(pages.first)]]
     return mask
 
 
@@ -326,7 +337,7 @@ def entry_bits(image: ProcessImage, pages: SortedPages, vmas: VmaColumns) -> U64
     )
     raw, told = image.pages.entry, image.pages.flags
     anon = np.zeros(len(raw), bool)
-    anon[pages.counted] = pages.anon[pages.of_row]
+    anon[pages.counted] = pages.anon[index_of(pages.of_row)]
     if told is not None:
         anon &= ~has(told, KPF_KSM)
     writable, shared = has(flags, VM_WRITE), has(flags, VM_SHARED)
@@ -379,7 +390,7 @@ def pour_entries(image: ProcessImage, entries: U64, mm: Mm) -> None:
 
 def count_rss(image: ProcessImage, pages: SortedPages, frames: Frames) -> dict[str, int]:
     """rss by kind and swap, in pages, as the frame flags tell and a zap will take away again."""
-    flags = frames.flags.array[pages.frames]
+    flags = frames.flags.array[index_of(pages.frames)]
     anon = int(pages.seen[pages.anon].sum())
     shmem = int(pages.seen[~pages.anon & ((flags & PG_SWAPBACKED) != 0)].sum())
     kinds = image.pages.entry[image.pages.swapped & ~image.pages.present] & np.uint64(31)

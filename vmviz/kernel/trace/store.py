@@ -53,7 +53,7 @@ def distinct(cells: NDArray[np.int64]) -> bool:
     return rising(cells) or rising(np.sort(cells))
 
 
-def index_of(cells: NDArray[np.int64]) -> Index:
+def index_of(cells: NDArray[np.int64]) -> slice | NDArray[np.int64]:
     """Cells as a slice where they are neighbours in line, which numpy serves several times faster.
 
     >>> index_of(np.array([4, 5, 6])), index_of(np.array([4, 6, 5])).tolist()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.live.synthetic import PRESENT, FakeProc, FakeVma
 from vmviz.live import LiveError, read_process, smaps
 from vmviz.live.frames import PFN_GAP, frame_runs
+from vmviz.live.image import VmaRecord, VmaTable, inside_mask
 from vmviz.live.maps import parse_maps
 from vmviz.live.records import decimals, line_kinds
 from vmviz.live.smaps import parse_smaps, parse_smaps_blocks
@@ -168,3 +169,21 @@ def test_counts_of_exclusive_pages_are_not_looked_up(tmp_path):
     pages = read_process(fake.write().pid, root=str(tmp_path)).pages
     assert pages.count.tolist() == [1, 3, 1, 0]
     assert pages.flags.tolist() == [1, 2, 3, 0]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3), st.booleans()), max_size=12),
+    st.sets(st.integers(0, 40)),
+)
+def test_pages_inside_vmas_are_those_that_a_search_for_each_finds(
+    shape: list[tuple[int, int, bool]], pages: set[int]
+) -> None:
+    vmas, at = [], 3
+    for hole, size, device in shape:
+        at += hole
+        flags = 0x400 if device else 0
+        vmas.append(VmaRecord(at << 12, (at + size) << 12, "---p", 0, "00:00", 0, "", flags, ""))
+        at += size
+    vpn = np.array(sorted(pages), np.uint64)
+    wanted = [any(v.start <= page << 12 < v.end and not v.is_pfnmap for v in vmas) for page in sorted(pages)]
+    assert inside_mask(vpn, VmaTable.of(vmas), 4096).tolist() == wanted

@@ -317,7 +317,10 @@ def inside_mask(vpn: U64, vmas: VmaTable, page_size: int) -> NDArray[np.bool_]:
         return np.zeros(len(vpn), dtype=bool)
     size = np.uint64(page_size)
     # Few VMAs meet many sorted pages: find each border among the pages instead of each page among the VMAs.
-    low, high = np.searchsorted(vpn, vmas.start // size), np.searchsorted(vpn, vmas.end // size)
+    low = np.searchsorted(vpn, vmas.start // size)
+    high = np.append(low[1:], len(vpn))  # where the next VMA adjoins; the others are searched for
+    apart = np.flatnonzero(np.append(vmas.start[1:] != vmas.end[:-1], True))
+    high[apart] = np.searchsorted(vpn, vmas.end[apart] // size)
     plain = (vmas.vm_flags & np.uint64(VM_PFNMAP)) == 0
     steps = np.zeros(len(vpn) + 1, dtype=np.int64)
     np.add.at(steps, low[plain], 1)

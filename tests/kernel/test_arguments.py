@@ -12,6 +12,7 @@ from vmviz.kernel.errors import BadArgumentError, CallerBugError, KernelError, U
 from vmviz.kernel.machine import Machine
 from vmviz.kernel.mm.flags import O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC
 from vmviz.kernel.syscalls import VmaNotFound
+from vmviz.kernel.trace.journal import Enter
 
 FB = 0x7FFFF7000000
 Call = Callable[[Any], Any]
@@ -35,6 +36,10 @@ def m() -> Machine:
         (lambda m: m.mmap(1.5, 4096, "rw", "private"), "addr must be a number, not a float"),
         (lambda m: m.mmap(0, "4K", "rw", "private"), "length must be a number, not a string"),
         (lambda m: m.mmap(0, 4096, None, "private"), "prot must be a number, not None"),
+        (lambda m: m.mmap(0, 1 << 64, 3, 0x22), "length does not fit into 64 bits"),
+        (lambda m: m.mmap(0, 4096, 3, 1 << 64), "flags does not fit into 64 bits"),
+        (lambda m: m.mmap(0, 4096, 3, 0x22, 1 << 64), "fd does not fit into 64 bits"),
+        (lambda m: m.munmap(FB, -1 << 64), "length does not fit into 64 bits"),
         (lambda m: m.mprotect(FB, 4096, "z"), "prot 'z'"),
         (lambda m: m.munmap(None, 4096), "addr must be a number, not None"),
         (lambda m: m.mremap(FB, 4096, 1.0), "new_len must be a number, not a float"),
@@ -74,6 +79,18 @@ def test_numbers_are_those_of_c(m: Machine) -> None:
     assert m.zap_vma_ptes(m.vma(FB), FB + 4096, -4096).ret == 0, "address + size wraps to vm_start"
     assert m.zap_vma_ptes(m.vma(FB), -8192, 4096).ret == -1
     assert m.mmap(0, 4096, "rw", "private", -1 & (1 << 64) - 1) > 0
+    first = m.journal.end[0]
+    m.mmap(-4096, 4096, 3, 0x22, (1 << 32) - 1)
+    called = m.journal.records[first]
+    assert isinstance(called, Enter)
+    assert dict(called.fields) == {
+        "addr": (1 << 64) - 4096, "length": 4096, "prot": 3, "flags": 0x22, "fd": -1,
+    }  # fmt: skip
+    with pytest.raises(KernelError, match="EINVAL"):
+        m.munmap(-4096, 4096)
+    last = m.journal.records[-2]
+    assert isinstance(last, Enter)
+    assert dict(last.fields) == {"addr": (1 << 64) - 4096, "length": 4096}
 
 
 def test_bytes_may_be_the_second_argument(m: Machine) -> None:

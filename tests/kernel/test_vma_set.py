@@ -393,6 +393,17 @@ def test_mappings_side_by_side_fill_their_chunks(order: str) -> None:
     assert s.check() == []
 
 
+def test_a_chunk_without_holes_gets_one_when_it_is_joined() -> None:
+    s = VmaSet("s", [Vma(k, k + 1, RW) for k in range(32)], chunk=16)
+    border = s._low[-1]
+    assert (s.find_gap_topdown(1, 0, 32), s._holed) == (None, 0)
+    for k in (*range(border - 1, 3, -1), *range(31, border + 2, -1)):
+        s.put(k, None)
+    assert (s._low, s.check()) == ([0], [])
+    assert s.find_gap_topdown(1, 0, border) == border - 1
+    assert s._holed == 1
+
+
 def test_a_search_among_many_chunks_asks_for_few() -> None:
     """Addresses with the same upper bits lead to the same chunk, at any number of chunks."""
     vmas = [Vma(3 * k << 12, (3 * k + 2) << 12, RW) for k in range(10, 20010)]

@@ -44,7 +44,7 @@ def number(value: Any, what: str) -> int:
         ...
     vmviz.kernel.errors.BadArgumentError: addr must be a number, not a float
     """
-    if type(value) is int and 0 <= value <= WRAP:
+    if type(value) is int and not value >> 64:
         return value
     if isinstance(value, Vma):
         return value.start

@@ -80,9 +80,16 @@ class Syscalls(FileCalls):
         ``prot`` and ``flags`` are the C constants or, for short, "rw" and "private" or "shared"; without a
         descriptor the mapping is anonymous.
         """
-        addr, length, offset = number(addr, "addr"), number(length, "length"), number(offset, "offset")
-        prot, fd = protection(prot), descriptor(fd)
-        flags = mapping_flags(flags, fd)
+        if (
+            type(prot) is not int
+            or type(flags) is not int
+            or not type(addr) is type(length) is type(fd) is type(offset) is int
+            or (addr | length | prot | flags | offset) >> 64
+            or (fd + 1) >> 31
+        ):  # else nothing has to be judged one by one
+            addr, length, offset = number(addr, "addr"), number(length, "length"), number(offset, "offset")
+            prot, fd = protection(prot), descriptor(fd)
+            flags = mapping_flags(flags, fd)
         if (address := quick_mmap(self.mm, addr, length, prot, flags, fd, offset)) >= 0:
             return address
         j = self.sys.journal
@@ -148,7 +155,8 @@ class Syscalls(FileCalls):
         """Remove all mappings of a range (munmap(2)); returns what was flushed and freed, None for an empty
         range.
         """
-        addr, length = number(addr, "addr"), number(length, "length")
+        if not type(addr) is type(length) is int or (addr | length) >> 64:
+            addr, length = number(addr, "addr"), number(length, "length")
         if (gather := quick_munmap(self.mm, addr, length)) is not None:
             return gather
         j = self.sys.journal

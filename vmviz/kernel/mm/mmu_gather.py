@@ -27,20 +27,21 @@ if TYPE_CHECKING:
 class MmuGather:
     """One batch (`struct mmu_gather`).  ``flushes`` collects what was flushed, for the result."""
 
+    start = 1 << 64
+    end = 0
+    freed_tables = False
+    freed_pages = 0
+    freed_table_pages = 0
+    cleared = 0
+    unknown = 0
+    seq_read = False  # whether the VMA that is being unmapped is VM_SEQ_READ
+    locked = False  # whether it locks its pages: each is unlocked only after its use is noted
+
     def __init__(self, mm: Mm) -> None:
         self.mm = mm
-        self.start = 1 << 64
-        self.end = 0
-        self.freed_tables = False
         self.pages: list[Index] = []
         self.tables: list[int] = []
         self.flushes: list[TlbFlush] = []
-        self.freed_pages = 0
-        self.freed_table_pages = 0
-        self.cleared = 0
-        self.unknown = 0
-        self.seq_read = False  # whether the VMA that is being unmapped is VM_SEQ_READ
-        self.locked = False  # whether it locks its pages: each is unlocked only after its use is noted
 
     def note(self, start: int, end: int) -> None:
         """Present entries of ``[start, end)`` were cleared (`tlb_remove_tlb_entry`)."""

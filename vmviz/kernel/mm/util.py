@@ -98,17 +98,21 @@ def mlock_future_ok(mm: Mm, vm_flags: int, size: int) -> bool:
     return locked <= rlimit(mm, "memlock") >> 12 or capable_ipc_lock(mm)
 
 
+_DATA = VM_WRITE | VM_SHARED | VM_GROWSDOWN
+
+
 def may_expand_vm(mm: Mm, vm_flags: int, pages: int) -> bool:
     """Whether ``pages`` pages more keep RLIMIT_AS and, for private writable ones, RLIMIT_DATA
     (mm/mmap.c).
 
     Not simulated: the exception for a soft RLIMIT_DATA of 0.
     """
-    if mm.counters.data["total_vm"] + pages > rlimit(mm, "as") >> 12:
+    used = mm.counters.data
+    if used["total_vm"] + pages > rlimit(mm, "as") >> 12:
         return False
-    if vm_flags & (VM_WRITE | VM_SHARED | VM_GROWSDOWN) != VM_WRITE:
+    if vm_flags & _DATA != VM_WRITE:
         return True
-    return mm.counters.data["data_vm"] + pages <= rlimit(mm, "data") >> 12
+    return used["data_vm"] + pages <= rlimit(mm, "data") >> 12
 
 
 def vm_commit_limit(mm: Mm) -> int:
@@ -147,7 +151,6 @@ def commit_refusal(mm: Mm, pages: int) -> str:
     limit less the reserves for root and for the user.
     """
     mode = mm.sys.sysctl.data.get("vm.overcommit_memory", OVERCOMMIT_GUESS)
-    committed = mm.sys.commit.data["committed"] + pages
     if mode == OVERCOMMIT_GUESS:
         total = totalram_pages(mm) + mm.sys.total_swap_pages
         if pages > total:
@@ -157,6 +160,7 @@ def commit_refusal(mm: Mm, pages: int) -> str:
         if not mm.sys.cap_sys_admin:
             allowed -= sysctl(mm, "vm.admin_reserve_kbytes") >> 2
         allowed -= min(mm.counters.data["total_vm"] // 32, sysctl(mm, "vm.user_reserve_kbytes") >> 2)
+        committed = mm.sys.commit.data["committed"] + pages
         if committed >= allowed:
             return f"{committed} pages would be committed, {allowed} are allowed (overcommit 2)"
     return ""

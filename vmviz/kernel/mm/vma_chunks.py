@@ -175,7 +175,9 @@ class VmaChunks(GapMaxima):
             self._unmade(bounds, _part_of(column)) for column in (columns.start, columns.end, holes)
         )
         self._low = columns.start[::size].tolist()
-        self._max = np.maximum.reduceat(holes, range(0, count, size)).tolist() if count else []
+        largest = np.maximum.reduceat(holes, range(0, count, size)) if count else holes
+        self._max = largest.tolist()
+        self._holed = int.from_bytes(np.packbits(largest != 0, bitorder="little").tobytes(), "little")
         self._restart_blocks(0)
         self._borders_moved()
         self._len, self._count, self.base = count, [], columns
@@ -252,6 +254,7 @@ class VmaChunks(GapMaxima):
     def _first(self, vma: Vma) -> None:
         self._starts, self._ends, self._vmas, self._gaps = [[vma.start]], [[vma.end]], [[vma]], [[vma.start]]
         self._low, self._max, self._block, self._count = [vma.start], [vma.start], [vma.start], []
+        self._holed = int(vma.start > 0)
         self._len = 1
 
     def _delete(self, c: int, i: int) -> None:
@@ -288,11 +291,13 @@ class VmaChunks(GapMaxima):
                     lists[left] += lists[left + 1]
                 self._vmas[left] += self._vmas[left + 1]
                 self._max[left] = STALE
+                self._holed |= 1 << left
                 self._drop_chunk(left + 1)
                 self._restart_blocks(left)
 
     def _drop_chunk(self, c: int) -> None:
         del self._starts[c], self._ends[c], self._vmas[c], self._gaps[c], self._low[c], self._max[c]
+        self._holed = self._holed & (1 << c) - 1 | self._holed >> c + 1 << c
         self._restart_blocks(c)
         self._borders_moved()
 
@@ -323,6 +328,7 @@ class VmaChunks(GapMaxima):
         self._low.insert(c + 1, self._starts[c + 1][0])
         self._max[c] = STALE
         self._max.insert(c + 1, STALE)
+        self._holed = self._holed & (1 << c) - 1 | 3 << c | self._holed >> c + 1 << c + 2
         self._restart_blocks(c)
         self._borders_moved()
 

@@ -1,13 +1,15 @@
 """The holes between VMAs: the maxima that let a search skip what is too small, and the two searches.
 
 Beside each VMA stands the hole under it, beside each chunk the largest of these, beside each block of
-chunks the largest again.  The maxima are derived: they are kept while they only grow, marked stale when the
-largest goes, and the next search makes the stale ones that it meets anew.
+chunks the largest again, and chunks without any hole are told by one bit each.  The maxima are derived: they
+are kept while they only grow, marked stale when the largest goes, and the next search makes the stale ones that
+it meets anew.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 
 from .flags import VM_GROWSDOWN
 from .vma import Vma
@@ -35,6 +37,7 @@ class GapMaxima:
         self._low: list[int] = []  # the first start of each chunk
         self._max: list[int] = []  # the largest of _gaps[c], or STALE
         self._block: list[int] = []  # the largest of a block of _max, or STALE
+        self._holed = 0  # bit c: _max[c] is not 0
 
         # Where a VMA that starts at _spot stands or would stand: what was looked up last, until the next put.
         self._spot = -1
@@ -58,22 +61,18 @@ class GapMaxima:
         bottom = self._ends[-1][-1]
         if high > bottom and high - max(bottom, low) >= length:
             return high - length
-        # The hole that high lies in is the one under the first VMA that starts at or above high.
-        c = bisect_left(self._low, high) - 1
-        i = bisect_left(self._starts[c], high) if c >= 0 else 0
-        if c < 0 or i == len(self._starts[c]):
-            c, i = (c + 1, 0) if c + 1 < len(self._low) else (c, i - 1)
-        if self._largest(c) < length:
-            i = -1
-        while True:
-            starts, gaps = self._starts[c], self._gaps[c]
-            if i > 0 and gaps.count(0) == len(gaps) - 1:  # often so: it is the largest, which is known by now
-                only = gaps.index(self._max[c])
-                i = only if only <= i else -1
-            for i in range(i, -1, -1):  # noqa: B020 - goes on from where it starts
+        c = min(bisect_left(self._low, high), len(self._low) - 1)
+        while (c := self._chunk_below(c, length)) >= 0:
+            gaps = self._gaps[c]
+            down: Iterable[int]
+            if gaps.count(0) == len(gaps) - 1:  # often so: it is the largest, which is known by now
+                down = (gaps.index(self._max[c]),)
+            else:
+                down = range(min(bisect_left(self._starts[c], high), len(gaps) - 1), -1, -1)
+            for i in down:
                 gap = gaps[i]
                 if gap >= length:
-                    start = starts[i]
+                    start = self._starts[c][i]
                     bottom = start - gap
                     floor = bottom if bottom > low else low
                     top = start if start < high else high
@@ -90,12 +89,8 @@ class GapMaxima:
                             return high - length
                     if bottom <= low or high - low < length:
                         return None
-                    if not _holes(gaps[:i]):  # often so: high cut the only hole
-                        break
-            c = self._chunk_below(c - 1, length)
-            if c < 0 or self._starts[c][-1] <= low:
-                return None
-            i = len(self._starts[c]) - 1
+            c -= 1
+        return None
 
     def find_gap_bottomup(self, length: int, low: int, high: int, guard_gap: int = 0) -> int | None:
         """The lowest address of ``length`` > 0 free bytes inside ``[low, high)``, or None.
@@ -141,6 +136,8 @@ class GapMaxima:
         for c, (noted, found) in enumerate(zip(self._max, largest, strict=True)):
             if noted not in {STALE, found}:
                 wrong.append(f"chunk {c}: largest hole {noted:#x}, found {found:#x}")
+        if self._holed != (holed := sum(1 << c for c, noted in enumerate(self._max) if noted)):
+            wrong.append(f"chunks with holes: {self._holed:#b} noted, {holed:#b} found")
         blocks = [max(largest[k : k + _BLOCK]) for k in range(0, len(largest), _BLOCK)]
         if len(blocks) != len(self._block):
             wrong.append(f"{len(self._block)} blocks noted, {len(blocks)} needed")
@@ -174,14 +171,20 @@ class GapMaxima:
         if new > old:
             if largest < new:
                 self._max[c] = new
+                if not largest:
+                    self._holed ^= 1 << c
             if self._block[b] < new:  # noqa: PLR1730 - max is slower here
                 self._block[b] = new
         else:
             if largest == old:
-                self._max[c] = STALE if _holes(self._gaps[c]) else 0
+                if _holes(self._gaps[c]):
+                    self._max[c] = STALE
+                else:
+                    self._max[c] = 0
+                    self._holed ^= 1 << c
             if self._block[b] == old:
-                first = b << _BLOCK_SHIFT
-                self._block[b] = STALE if _holes(self._max[first : first + _BLOCK]) else 0
+                others = self._holed >> (b << _BLOCK_SHIFT) & (1 << _BLOCK) - 1
+                self._block[b] = STALE if others else 0
 
     def _restart_blocks(self, c: int) -> None:
         """Chunks from ``c`` on have moved: what is noted of their blocks no longer holds."""
@@ -194,6 +197,8 @@ class GapMaxima:
         if largest == STALE:
             gaps = self._gaps[c]
             largest = self._max[c] = max(gaps) if _holes(gaps) else 0
+            if not largest:
+                self._holed ^= 1 << c
         return largest
 
     def _largest_of_block(self, b: int) -> int:
@@ -210,12 +215,23 @@ class GapMaxima:
     def _chunk_below(self, c: int, length: int) -> int:
         """The highest chunk from ``c`` downwards with a hole of ``length``, or -1."""
         blocks, maxima = self._block, self._max
-        for b in range(c >> _BLOCK_SHIFT, -1, -1):
-            if blocks[b] >= length and self._largest_of_block(b) >= length:
-                first = b << _BLOCK_SHIFT
-                for k in range(min(c, first + _BLOCK - 1), first - 1, -1):
-                    if maxima[k] >= length and self._largest(k) >= length:
-                        return k
+        holed = self._holed & (1 << c + 1) - 1
+        while holed:
+            c = holed.bit_length() - 1
+            largest = maxima[c]
+            if largest >= length and (largest != STALE or self._largest(c) >= length):
+                return c
+            b = c >> _BLOCK_SHIFT
+            if blocks[b] == STALE:
+                self._largest_of_block(b)
+            if blocks[b] < length:
+                while b and blocks[b - 1] < length:
+                    b -= 1
+                c = b << _BLOCK_SHIFT
+            else:
+                while c & (_BLOCK - 1) and maxima[c - 1] < length:
+                    c -= 1
+            holed &= (1 << c) - 1
         return -1
 
     def _chunk_above(self, c: int, length: int) -> int:

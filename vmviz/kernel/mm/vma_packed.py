@@ -76,21 +76,16 @@ class PackedMmap(Packed):
         n = 7 + (below is not None) + 2 * (above is not None)
         self.nr_records = n + (committed >= 0) + (name != "")
 
-    @property
-    def _joined(self) -> int:
-        """What is added to map_count."""
-        return (self.below is None) - (self.above is not None)
-
     def redo(self) -> None:
         """Do all writes again."""
         mm, new, above, pages = self.mm, self.new, self.above, self.size >> 12
         if self.committed >= 0:
             mm.sys.commit.data["committed"] = self.committed + pages
-        if above is not None:
-            mm.vmas.put(above.start, None)
         mm.vmas.put(new.start, new)
+        if above is not None:  # last, so that in between there is no hole to be noted
+            mm.vmas.put(above.start, None)
         data = mm.counters.data
-        data["map_count"] = self.map_count + self._joined
+        data["map_count"] = self.map_count + (self.below is None) - (above is not None)
         data["total_vm"] = self.total_vm + pages
         if self.name:
             data[self.name] = self.of_class + pages
@@ -98,9 +93,9 @@ class PackedMmap(Packed):
     def undo(self) -> None:
         """Take all writes back."""
         mm, above = self.mm, self.above
-        mm.vmas.put(self.new.start, self.below)
         if above is not None:
             mm.vmas.put(above.start, above)
+        mm.vmas.put(self.new.start, self.below)
         if self.committed >= 0:
             mm.sys.commit.data["committed"] = self.committed
         data = mm.counters.data
@@ -221,7 +216,7 @@ def quick_mmap(mm: Mm, addr: int, length: int, prot: int, flags: int, fd: int, o
     """mmap of private anonymous memory (bytes) with nothing in its way and within all limits, its pages neither
     locked nor made; the address, or -1, and nothing done, where it is not so.
     """
-    if flags & _KIND != MAP_PRIVATE | MAP_ANONYMOUS or mm.field("def_flags"):
+    if flags & _KIND != MAP_PRIVATE | MAP_ANONYMOUS:
         return -1
     try:
         start, size, vm_flags, pgoff = judge_mmap(mm, addr, length, prot, flags, None, offset)
@@ -229,7 +224,7 @@ def quick_mmap(mm: Mm, addr: int, length: int, prot: int, flags: int, fd: int, o
         return -1
     pages = size >> 12
     below, there, above = mm.vmas.around(start, start + size)
-    if there or not may_expand_vm(mm, vm_flags, pages):
+    if there or vm_flags & VM_LOCKED or not may_expand_vm(mm, vm_flags, pages):
         return -1
     charged, committed = vm_flags, -1
     if accountable_mapping(vm_flags):

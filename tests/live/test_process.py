@@ -8,6 +8,7 @@ import pytest
 
 from tests.live.synthetic import PAGE, PRESENT, SWAPPED, FakeProc, FakeVma, example
 from vmviz.live import Limits, LiveError, read_process
+from vmviz.live.check import problems
 from vmviz.live.process import read_from
 from vmviz.live.procfs import ProcFs
 
@@ -184,6 +185,31 @@ def test_a_process_that_always_changes_gives_a_stated_partial_result(tmp_path):
     assert proc.seen["maps"] == 6
     assert len(image.vmas) == 3
     assert image.warnings[0].startswith("changed while read: 1 VMA went or changed, 1 came (first: 00404000-")
+
+
+@pytest.mark.parametrize("times", [2, 9])
+def test_what_was_seen_twice_is_read_again(tmp_path, times):
+    """A VMA that grows over the place where a reading of smaps stands is told once more."""
+    fake = example(tmp_path)
+
+    def grow(name, n):
+        if name == "smaps" and n <= times:
+            fake.vmas.insert(
+                1, FakeVma(fake.vmas[0].start, fake.vmas[0].nr_pages + 1, pages=fake.vmas[0].pages)
+            )
+            fake.write()
+        elif name == "smaps" and n == times + 1:
+            del fake.vmas[1 : 1 + times]
+            fake.write()
+
+    proc = Hooked(fake, grow)
+    proc.close()  # without the helper files are opened in turn, as where this process reads itself
+    if times < 8:
+        image = read_from(proc, limits=Limits(attempts=8))
+        assert (proc.seen["smaps"], list(problems(image)), image.warnings) == (times + 2, [], ())
+    else:
+        with pytest.raises(LiveError, match="its address space was changed each time it was read; try again"):
+            read_from(proc, limits=Limits(attempts=8))
 
 
 @pytest.mark.parametrize(

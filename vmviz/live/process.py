@@ -51,6 +51,13 @@ class _Attempt:
         """Whether the VMAs were the same all the time."""
         return self.before == self.after and (not self.has_smaps or self.parsed.headers == self.before)
 
+    @property
+    def in_order(self) -> bool:
+        """Whether nothing was seen twice; a VMA that grows while smaps is read may be, and its pages with it."""
+        vmas = self.parsed.vmas
+        vpn = self.pages.vpn if self.pages is not None else vmas.start
+        return bool((vmas.start[1:] >= vmas.end[:-1]).all() and (vpn[1:] > vpn[:-1]).all())
+
 
 def read_process(
     pid: int | str, *, root: str = "/proc", taken: str | None = None, limits: Limits | None = None
@@ -99,11 +106,12 @@ def _read_at_rest(proc: ProcFs, taken: str | None, limits: Limits) -> ProcessIma
             continue
         except OSError as error:
             raise _explain(proc, error) from error
-        if attempt.at_rest:
+        if attempt.at_rest and attempt.in_order:
             break
     _check_alive(proc, identity)
-    if attempt is None:
-        raise LiveError(_title(proc), "its address space was replaced each time it was read", "try again")
+    if attempt is None or not attempt.in_order:
+        how = "replaced" if attempt is None else "changed"
+        raise LiveError(_title(proc), f"its address space was {how} each time it was read", "try again")
     return _build(proc, attempt, taken)
 
 

@@ -333,7 +333,9 @@ async def test_the_app_reads_the_theme_of_its_first_frame_alone(monkeypatch: pyt
         read.append(name)
         return load_theme(name)
 
-    monkeypatch.setattr(themed, "load_theme", load)
+    forget_books()
+    for module in (themed, styles):
+        monkeypatch.setattr(module, "load_theme", load)
     app = VmvizApp(Session(), theme="vmviz-light")
     parsed: list[object] = []
     monkeypatch.setattr(app, "refresh_css", lambda **how: parsed.append(how))

@@ -9,6 +9,7 @@ from textual.app import App
 from textual.reactive import Initialize, Reactive
 from textual.theme import Theme
 
+from .styles import book
 from .themes import DEFAULT_THEME, MONO_THEME, available_themes, load_theme, to_textual
 
 
@@ -28,7 +29,7 @@ class Themed(App[None]):
         """``theme`` by its name, else that of VMVIZ_THEME, else the usual one; raises `ThemeError`."""
         wanted = theme or os.environ.get("VMVIZ_THEME") or DEFAULT_THEME
         self._wanted_theme = MONO_THEME if "NO_COLOR" in os.environ else wanted
-        self._first = to_textual(load_theme(self._wanted_theme))
+        self._first = to_textual(book(self._wanted_theme).theme)
         self._has_all = False
         super().__init__(**how)
         self.set_class(True, f"-theme-{self._first.name}", update=False)

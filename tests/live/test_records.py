@@ -14,6 +14,7 @@ from vmviz.live import LiveError, read_process, smaps
 from vmviz.live.frames import PFN_GAP, frame_runs
 from vmviz.live.image import VmaRecord, VmaTable, inside_mask
 from vmviz.live.maps import parse_maps
+from vmviz.live.pour_vmas import kinds_of_rows
 from vmviz.live.records import decimals, line_kinds
 from vmviz.live.smaps import parse_smaps, parse_smaps_blocks
 
@@ -187,3 +188,18 @@ def test_pages_inside_vmas_are_those_that_a_search_for_each_finds(
     vpn = np.array(sorted(pages), np.uint64)
     wanted = [any(v.start <= page << 12 < v.end and not v.is_pfnmap for v in vmas) for page in sorted(pages)]
     assert inside_mask(vpn, VmaTable.of(vmas), 4096).tolist() == wanted
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 1, 2]), st.integers(0, 200), st.sampled_from([0, 7, 2**63 - 1])),
+        max_size=150,
+    )
+)
+def test_rows_alike_are_of_one_kind(rows: list[tuple[int, int, int]]) -> None:
+    kinds: dict[tuple[int, int, int], int] = {}
+    which = [kinds.setdefault(row, len(kinds)) for row in rows]
+    columns = (np.array([row[i] for row in rows], np.uint64) for i in range(3))
+    first, found = kinds_of_rows(*columns)
+    assert found.tolist() == which
+    assert first.tolist() == [rows.index(kind) for kind in kinds]

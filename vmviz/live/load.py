@@ -60,14 +60,13 @@ from vmviz.live.pour import (
     KPF_HUGE,
     KPF_THP,
     SortedPages,
-    count_rss,
     entry_bits,
     has,
     pour_entries,
-    pour_frames,
     sort_pages,
     visible_unknown,
 )
+from vmviz.live.pour_frames import count_rss, pour_frames
 from vmviz.live.pour_vmas import plain_text, pour_vmas
 from vmviz.live.snapshot import read_snapshot
 from vmviz.live.vm_ops import IMPORTED_OPS, unknown_operations

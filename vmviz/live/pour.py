@@ -1,13 +1,14 @@
-"""From the rows of /proc/PID/pagemap to frames and entries: what is known, and what follows.
+"""From the rows of /proc/PID/pagemap to entries: what is known, and what follows.
 
-`sort_pages` decides what each row is, `pour_frames` fills the columns of struct page, `pour_entries` the
-page tables. All three are vector steps on whole columns.  They write to the arrays of the stores directly,
-for a machine that is not sealed yet, and leave nothing to be taken back.
+`sort_pages` decides what each row is, `pour_entries` fills the page tables, `vmviz.live.pour_frames` the columns of
+struct page.  All are vector steps on whole columns.  They write to the arrays of the stores directly, for a machine
+that is not sealed yet, and leave nothing to be taken back.  A new column of many pages costs more than the work on it,
+for the first touch of its memory: columns are changed in place where they can be.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
@@ -24,24 +25,10 @@ from vmviz.kernel.arch.x86 import (
     _PAGE_UFFD_WP,
     PTE_PFN_MASK,
 )
-from vmviz.kernel.mm.contents import UNKNOWN_CONTENT
 from vmviz.kernel.mm.flags import VM_SHARED, VM_SOFTDIRTY, VM_WRITE
-from vmviz.kernel.mm.frames import ZERO_PFN, Frames
+from vmviz.kernel.mm.frames import ZERO_PFN
 from vmviz.kernel.mm.mm_types import Mm
-from vmviz.kernel.mm.page_alloc import ANON, BLOCK_SHIFT, FILE, OTHER, RESERVED, ZERO, Zone, zones_of
-from vmviz.kernel.mm.page_flags import (
-    PG_ACTIVE,
-    PG_ANON,
-    PG_DIRTY,
-    PG_EXCLUSIVE,
-    PG_HIDDEN,
-    PG_LRU,
-    PG_REFERENCED,
-    PG_RESERVED,
-    PG_SWAPBACKED,
-    PG_UPTODATE,
-    PG_ZERO,
-)
+from vmviz.kernel.mm.page_alloc import Zone, zones_of
 from vmviz.kernel.mm.vma_columns import VmaColumns
 from vmviz.kernel.trace.store import index_of, rising
 from vmviz.live.errors import LiveError
@@ -54,33 +41,18 @@ from vmviz.live.image import (
     U64,
     ProcessImage,
 )
-from vmviz.live.vm_ops import shmem_path
 
 MAX_PFN = 1 << 26
 """Frames are dense columns up to the highest PFN; a machine with more (256 GiB) gets numbers of our own."""
 FIRST_OWN = 1 << 20
 """Our own numbers and our own memory lie above 4 GiB: below it are the simulated devices' frames."""
 SPARE_FRAMES = (64 << 20) >> 12
-HIDDEN_WHY = "CAP_SYS_ADMIN is missing"
-TOO_HIGH_WHY = "more than vmviz keeps (2^26)"
 MAX_TABLES = 1 << 18
 """Page tables beyond 1 GiB of them are refused: only a hostile snapshot needs so many."""
 
 KPF_REFERENCED, KPF_UPTODATE, KPF_DIRTY, KPF_LRU, KPF_ACTIVE = 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 6
 KPF_SWAPCACHE, KPF_SWAPBACKED, KPF_HUGE = 1 << 13, 1 << 14, 1 << 17
 KPF_KSM, KPF_THP, KPF_ZERO_PAGE = 1 << 21, 1 << 22, 1 << 24
-_PG_OF_KPF = {
-    KPF_REFERENCED: PG_REFERENCED,
-    KPF_UPTODATE: PG_UPTODATE,
-    KPF_DIRTY: PG_DIRTY,
-    KPF_LRU: PG_LRU,
-    KPF_ACTIVE: PG_ACTIVE,
-    KPF_SWAPBACKED: PG_SWAPBACKED,
-}
-_ZERO_FLAGS = PG_ZERO | PG_RESERVED
-_SWAP_FILES = 23
-"""Swap types from here on are migration, device, poison and marker entries (with all of them configured)."""
-
 Mask: TypeAlias = NDArray[np.bool_]
 Ints: TypeAlias = NDArray[np.int64]
 
@@ -93,6 +65,15 @@ def has(values: U64, bits: int) -> Mask:
     """
     mask: Mask = (values & np.uint64(bits)) != 0
     return mask
+
+
+def set_bits(words: NDArray[Any], mask: Mask, bits: int) -> None:
+    """Set ``bits`` in the words that a mask chooses.
+
+    >>> words = np.array([1, 2, 4], np.uint32); set_bits(words, np.array([True, False, True]), 8); words.tolist()
+    [9, 2, 12]
+    """
+    words |= mask * words.dtype.type(bits)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -134,8 +115,8 @@ def sort_pages(image: ProcessImage) -> SortedPages:
     """
     pages, vmas = image.pages, image.vmas
     warnings: list[str] = []
-    address = pages.vpn << np.uint64(12)
-    vma = np.searchsorted(vmas.start, address, side="right").astype(np.int64) - 1
+    vma = np.searchsorted(vmas.start, pages.vpn << np.uint64(12), side="right")
+    vma -= 1
     present = pages.present
     told = pages.flags
     none = np.zeros(len(pages), bool)
@@ -147,16 +128,19 @@ def sort_pages(image: ProcessImage) -> SortedPages:
     counted = present & ~zero & ~raw
     number, hidden = _number(image, counted, zero, warnings)
     rows = np.flatnonzero(counted)
-    frames, first, of_row, seen = _frames_of(number[rows])
-    first = rows[first]
+    frames, first, of_row, seen = _frames_of(number[index_of(rows)])
+    first = rows[index_of(first)]
     # Bit 61 is of the same moment as the entry; kpageflags are read later, of whoever has the frame then.
     anon = ~has(pages.entry[first], PM_FILE)
-    nr_tables = sum(len(_distinct(pages.vpn >> np.uint64(shift))) for shift in (9, 18, 27, 36))
+    nr_tables, table = 0, pages.vpn
+    for _ in range(4):
+        table = _distinct(table >> np.uint64(9))
+        nr_tables += len(table)
     if nr_tables > MAX_TABLES:
         why = f"its pages need {nr_tables} page tables, and vmviz keeps at most {MAX_TABLES}"
         raise LiveError(f"PID {image.pid} ({image.name})", why, "open a process with fewer scattered pages")
-    known = number[present & (number < 2 * MAX_PFN)]
-    top = max(FIRST_OWN, int(known.max()) + 1 if len(known) else 0)
+    highest = number.max(initial=-1, where=present & (number < 2 * MAX_PFN))
+    top = max(FIRST_OWN, int(highest) + 1)
     top = (top + 1023) & -1024  # a zone begins at a whole buddy block
     nr_frames = top + ((SPARE_FRAMES + nr_tables + 1023) & -1024)
     zones = (*zones_of(top), Zone("Spare", top, nr_frames))
@@ -216,18 +200,21 @@ def _infer_zero(image: ProcessImage, vma: Ints, present: Mask, warnings: list[st
 
 def _number(image: ProcessImage, counted: Mask, zero: Mask, warnings: list[str]) -> tuple[Ints, bool]:
     """The frame number of each row: the real one, or our own where it is hidden or cannot be kept."""
-    number = image.pages.pfn.astype(np.int64)
+    number = image.pages.pfn.view(np.int64)
+    ours = counted | zero
     if image.pfns_visible:
-        real = number[counted | zero]
-        if not len(real) or (int(real.min()) > ZERO_PFN and int(real.max()) < MAX_PFN):
+        lowest, highest = number.min(initial=MAX_PFN, where=ours), number.max(initial=-1, where=ours)
+        if highest < 0 or ZERO_PFN < lowest <= highest < MAX_PFN:
             return number, False
-        distinct, back = np.unique(real, return_inverse=True)
-        number[counted | zero] = back.reshape(-1) + FIRST_OWN
+        distinct, back = np.unique(number[ours], return_inverse=True)
+        number = number.copy()
+        number[ours] = back.reshape(-1) + FIRST_OWN
         warnings.append(
             f"the PFNs reach from {int(distinct[0]):#x} to {int(distinct[-1]):#x}, more than vmviz keeps "
             f"({MAX_PFN:#x} frames): the frames have numbers of vmviz's own"
         )
         return number, True
+    number = number.copy()
     number[counted] = np.arange(FIRST_OWN, FIRST_OWN + int(counted.sum()))
     number[zero] = ZERO_PFN
     return number, bool(counted.any())
@@ -239,87 +226,6 @@ def _distinct(ascending: U64) -> U64:
     keep[1:] = ascending[1:] != ascending[:-1]
     distinct: U64 = ascending[keep]
     return distinct
-
-
-def pour_frames(image: ProcessImage, pages: SortedPages, frames: Frames, mapping: U64, pgoff: U64) -> None:
-    """Fill the frame columns; ``mapping`` and ``pgoff`` are of the frames in ``pages.frames``.
-
-    mapcount is kpagecount where it is there, else what the rows show: at least 2 for a page that bit 56
-    does not call exclusive.  refcount is the least that follows: one for each mapping, one for the page
-    cache, one for the swap cache.
-    """
-    for pfn, column in (
-        (0, (RESERVED, 1, 0, PG_RESERVED, 0, 0, 0)),
-        (ZERO_PFN, (ZERO, 1, 0, _ZERO_FLAGS, 0, 0, 0)),
-    ):
-        frames.put(pfn, column)
-    for pfn in sorted(set(pages.number[pages.zero].tolist())):
-        flags = _ZERO_FLAGS | (PG_HIDDEN if pages.hidden and pfn != ZERO_PFN else 0)
-        frames.put(pfn, (ZERO, 1, 0, flags, 0, 0, 0))
-    at, first, anon = index_of(pages.frames), index_of(pages.first), pages.anon
-    if len(anon):
-        told = image.pages.flags[first] if image.pages.flags is not None else None
-        exclusive = has(image.pages.entry[first], PM_MMAP_EXCLUSIVE)
-        mapcount = np.maximum(pages.seen, np.where(exclusive, 1, 2))
-        if image.pages.count is not None:
-            count = np.minimum(image.pages.count[first], np.uint64((1 << 31) - 4)).astype(np.int64)
-            mapcount = np.maximum(pages.seen, count)
-        refcount = mapcount + ~anon
-        if told is not None:
-            refcount = refcount + has(told, KPF_SWAPCACHE)
-        frames.refcount.put_many(at, refcount)
-        frames.mapcount.put_many(at, mapcount)
-        frames.flags.put_many(at, frame_flags(told, anon, exclusive, is_shmem(image, pages)))
-        if pages.hidden:
-            frames.flags.array[at] |= np.uint32(PG_HIDDEN)
-            highest = max(pages.frames.max(), pages.number[pages.zero].max(initial=0))
-            frames.own_pfns = range(FIRST_OWN, int(highest) + 1)
-            frames.hidden_why = HIDDEN_WHY if not image.pfns_visible else TOO_HIGH_WHY
-        frames.content.put_many(at, UNKNOWN_CONTENT)
-        frames.mapping.put_many(at, mapping)
-        frames.index.put_many(at, pgoff)
-        _set_states(frames, pages.frames, np.where(anon, ANON, FILE))
-    frames.others_unknown = True
-    bare = pages.number[pages.zero | pages.raw]
-    for region in frames.regions:  # a zap takes these away again
-        inside = bare[(bare >= region.start_pfn) & (bare < region.end_pfn)]
-        region.maps.add_many(inside - region.start_pfn, 1)
-        region.content.array[inside - region.start_pfn] = UNKNOWN_CONTENT
-
-
-def _set_states(frames: Frames, at: Ints, states: Ints) -> None:
-    """Set the states of frames that are all `OTHER`; the counts of all blocks follow in one step."""
-    column = frames.states
-    column.array[index_of(at)] = states
-    blocks, width = column.pyramid.shape
-    block = at >> BLOCK_SHIFT
-    come = np.bincount(block * width + states, minlength=blocks * width)
-    column.pyramid += come.reshape(blocks, width).astype(np.int32)
-    column.pyramid[:, OTHER] -= np.bincount(block, minlength=blocks).astype(np.int32)
-
-
-def frame_flags(told: U64 | None, anon: Mask, exclusive: Mask, shmem: Mask) -> NDArray[np.uint32]:
-    """Page flags from the words of kpageflags; without them what an ordinary page of its kind has."""
-    if told is None:
-        flags = np.full(len(anon), PG_UPTODATE | PG_LRU, np.uint32)
-        flags[anon | shmem] |= np.uint32(PG_SWAPBACKED)
-        flags[shmem & ~anon] |= np.uint32(PG_DIRTY)
-    else:
-        flags = np.zeros(len(anon), np.uint32)
-        for bit, flag in _PG_OF_KPF.items():
-            flags[has(told, bit)] |= np.uint32(flag)
-    flags[anon] |= np.uint32(PG_ANON)
-    sole = anon & exclusive & (~has(told, KPF_KSM) if told is not None else True)
-    flags[sole] |= np.uint32(PG_EXCLUSIVE)
-    return flags
-
-
-def is_shmem(image: ProcessImage, pages: SortedPages) -> Mask:
-    """Which frames are pages of shmem, judged by the file of the VMA that showed them first."""
-    texts = image.vmas.path
-    by_text = np.array([shmem_path(text) for text in texts.values] or [False])
-    mask: Mask = by_text[texts.ids.astype(np.int64)][pages.vma[index_of(pages.first)]]
-    return mask
 
 
 def entry_bits(image: ProcessImage, pages: SortedPages, vmas: VmaColumns) -> U64:
@@ -346,7 +252,7 @@ def entry_bits(image: ProcessImage, pages: SortedPages, vmas: VmaColumns) -> U64
     if told is not None:
         dirty |= pages.counted & shared & writable & has(told, KPF_DIRTY)
     soft = has(raw, PM_SOFT_DIRTY) & (dirty | ~has(flags, VM_SOFTDIRTY))
-    prot[anon & writable & ~shared & has(raw, PM_MMAP_EXCLUSIVE)] |= np.uint64(_PAGE_RW)
+    set_bits(prot, anon & writable & ~shared & has(raw, PM_MMAP_EXCLUSIVE), _PAGE_RW)
     prot[guarded] &= np.uint64(~_PAGE_RW & (1 << 64) - 1)
     for mask, bit in (
         (guarded, _PAGE_UFFD_WP),
@@ -354,10 +260,15 @@ def entry_bits(image: ProcessImage, pages: SortedPages, vmas: VmaColumns) -> U64
         (soft, _PAGE_SOFT_DIRTY),
         (pages.zero | pages.raw, _PAGE_SPECIAL),
     ):
-        prot[mask] |= np.uint64(bit)
-    frame = pages.number.astype(np.uint64) << np.uint64(12)
-    frame = np.where(has(prot, _PAGE_PRESENT), frame, ~frame) & np.uint64(PTE_PFN_MASK)
-    entries: U64 = np.where(image.pages.present, frame | prot, swap_bits(raw))
+        set_bits(prot, mask, bit)
+    entries: U64 = pages.number.view(np.uint64) << np.uint64(12)
+    entries ^= ~has(prot, _PAGE_PRESENT) * np.uint64(
+        PTE_PFN_MASK
+    )  # PROT_NONE: the frame's bits are turned over
+    entries &= np.uint64(PTE_PFN_MASK)
+    entries |= prot
+    away = np.flatnonzero(~image.pages.present)
+    entries[away] = swap_bits(raw[away])
     return entries
 
 
@@ -382,24 +293,11 @@ def pour_entries(image: ProcessImage, entries: U64, mm: Mm) -> None:
     if not len(vpn):
         return
     table = vpn >> np.uint64(9)
-    bases = [arena.ensure(mm.pgd, va, mm.counters) for va in (_distinct(table) << np.uint64(21)).tolist()]
-    turn = np.concatenate((np.zeros(1, np.int64), np.cumsum(table[1:] != table[:-1])))
-    slots = np.array(bases, np.int64)[turn] + (vpn & np.uint64(511)).astype(np.int64)
+    first = np.concatenate((np.zeros(1, np.int64), np.flatnonzero(table[1:] != table[:-1]) + 1))
+    bases = [arena.ensure(mm.pgd, va, mm.counters) for va in (table[first] << np.uint64(21)).tolist()]
+    slots = np.repeat(np.array(bases, np.int64), np.diff(first, append=len(vpn)))
+    slots += (vpn & np.uint64(511)).view(np.int64)
     arena.put_many(slots, entries)
-
-
-def count_rss(image: ProcessImage, pages: SortedPages, frames: Frames) -> dict[str, int]:
-    """rss by kind and swap, in pages, as the frame flags tell and a zap will take away again."""
-    flags = frames.flags.array[index_of(pages.frames)]
-    anon = int(pages.seen[pages.anon].sum())
-    shmem = int(pages.seen[~pages.anon & ((flags & PG_SWAPBACKED) != 0)].sum())
-    kinds = image.pages.entry[image.pages.swapped & ~image.pages.present] & np.uint64(31)
-    return {
-        "anon": anon,
-        "shmem": shmem,
-        "file": int(pages.seen.sum()) - anon - shmem,
-        "swap": int((kinds < _SWAP_FILES).sum()),
-    }
 
 
 def visible_unknown(image: ProcessImage) -> list[tuple[int, int]]:

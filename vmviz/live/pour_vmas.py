@@ -6,7 +6,10 @@ once.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from vmviz.kernel.arch.x86 import vm_get_page_prot
 from vmviz.kernel.mm.flags import O_RDONLY, O_RDWR, VM_MAYWRITE, VM_SHARED
@@ -16,6 +19,9 @@ from vmviz.kernel.mm.vma_columns import VmaColumns
 from vmviz.live.image import U64, ProcessImage
 from vmviz.live.pour import Ints, SortedPages
 from vmviz.live.vm_ops import FILE_OPS, SHMEM_OPS, operations_of
+
+_FEW = 64
+"""Among so many distinct values each row's is searched for sooner than all rows are sorted with their places."""
 
 
 def pour_vmas(
@@ -30,10 +36,12 @@ def pour_vmas(
     anonymous = np.zeros(len(rows), bool)
     anonymous[pages.vma[pages.first[pages.anon]]] = True
     anonymous[pages.vma[image.pages.swapped]] = True
-    anon_vma = np.where(anonymous, np.cumsum(anonymous), 0).astype(np.uint64)
+    anon_vma = np.cumsum(anonymous, dtype=np.uint64)
+    anon_vma *= anonymous
     system.ids.put("anon_vma", int(anonymous.sum()))
-    pgoff = np.where(np.array(private, bool)[which], rows.start, rows.offset) >> np.uint64(12)
-    chain = anonymous.astype(np.int64)
+    pgoff = np.where(np.array(private, bool)[which], rows.start, rows.offset)
+    pgoff >>= np.uint64(12)
+    chain = anonymous.view(np.int8)
     vmas = VmaColumns(rows.start, rows.end, pgoff, anon_vma, chain, which, kinds)
     return vmas, np.array(inodes, np.uint64)[which]
 
@@ -45,26 +53,37 @@ def kinds_of_rows(*columns: U64) -> tuple[Ints, Ints]:
     >>> first.tolist(), which.tolist()
     ([0, 1, 3], [0, 1, 0, 2])
     """
-    which, bound = np.zeros(len(columns[0]), np.int64), 1
-    if not len(which):
+    n = len(columns[0])
+    which, bound = np.zeros(n, np.int64), 1
+    if not n:
         return which, which
     for column in columns:
         top = int(column.max()) + 1
-        if top <= len(which):  # ordinals of texts, or all 0
-            codes = column.astype(np.int64)
+        if top <= n:  # ordinals of texts, or all 0
+            codes = column.view(np.int64)
         else:
-            distinct, inverse = np.unique(column, return_inverse=True)
-            top, codes = len(distinct), inverse.reshape(-1)
+            top, codes = _ordinals(column)
         if bound * top >= 1 << 62:
-            several, inverse = np.unique(which, return_inverse=True)
-            bound, which = len(several), inverse.reshape(-1)
-        which = which * top + codes
+            bound, which = _ordinals(which)
+        which *= top
+        which += codes
         bound *= top
-    _, first, which = np.unique(which, return_index=True, return_inverse=True)
+    count, which = _ordinals(which)
+    first = np.empty(count, np.int64)
+    first[which[::-1]] = np.arange(n - 1, -1, -1)  # of several rows of a kind the last one written stays
     order = np.argsort(first)
-    rank = np.empty(len(first), np.int64)
-    rank[order] = np.arange(len(first))
-    return first[order], rank[which.reshape(-1)]
+    rank = np.empty(count, np.int64)
+    rank[order] = np.arange(count)
+    return first[order], rank[which]
+
+
+def _ordinals(column: NDArray[Any]) -> tuple[int, Ints]:
+    """How many distinct values there are, and the ordinal of each row's among them."""
+    distinct = np.unique(column)
+    if len(distinct) > _FEW:
+        distinct, ordinals = np.unique(column, return_inverse=True)
+        return len(distinct), ordinals.reshape(-1)
+    return len(distinct), np.searchsorted(distinct, column)
 
 
 def _kinds(

@@ -30,7 +30,7 @@ class VmaColumns:
         end: NDArray[np.uint64],
         pgoff: NDArray[np.uint64],
         anon_vma: NDArray[np.uint64],
-        chain: NDArray[np.int64],
+        chain: NDArray[np.signedinteger[Any]],
         kind: NDArray[np.int64],
         kinds: Sequence[Vma],
     ) -> None:

@@ -14,6 +14,7 @@ from vmviz.live import LiveError, read_process, smaps
 from vmviz.live.frames import PFN_GAP, frame_runs
 from vmviz.live.image import VmaRecord, VmaTable, inside_mask
 from vmviz.live.maps import parse_maps
+from vmviz.live.pour import frames_of
 from vmviz.live.pour_vmas import kinds_of_rows
 from vmviz.live.records import decimals, line_kinds
 from vmviz.live.smaps import parse_smaps, parse_smaps_blocks
@@ -203,3 +204,11 @@ def test_rows_alike_are_of_one_kind(rows: list[tuple[int, int, int]]) -> None:
     first, found = kinds_of_rows(*columns)
     assert found.tolist() == which
     assert first.tolist() == [rows.index(kind) for kind in kinds]
+
+
+@given(st.one_of(st.lists(st.integers(0, 9)), st.permutations(range(40)), st.lists(st.integers(0, 2**40))))
+def test_frames_of_rows_are_what_unique_finds(numbers: list[int]) -> None:
+    number = np.array(numbers, np.int64)
+    names = ("return_index", "return_inverse", "return_counts")
+    wanted = np.unique(number, **dict.fromkeys(names, True))
+    assert [column.tolist() for column in frames_of(number)] == [column.tolist() for column in wanted]

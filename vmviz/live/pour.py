@@ -128,13 +128,14 @@ def sort_pages(image: ProcessImage) -> SortedPages:
     counted = present & ~zero & ~raw
     number, hidden = _number(image, counted, zero, warnings)
     rows = np.flatnonzero(counted)
-    frames, first, of_row, seen = _frames_of(number[index_of(rows)])
+    frames, first, of_row, seen = frames_of(number[index_of(rows)])
     first = rows[index_of(first)]
     # Bit 61 is of the same moment as the entry; kpageflags are read later, of whoever has the frame then.
     anon = ~has(pages.entry[first], PM_FILE)
     nr_tables, table = 0, pages.vpn
     for _ in range(4):
-        table = _distinct(table >> np.uint64(9))
+        table = table >> np.uint64(9)
+        table = table[starts_of_runs(table)]
         nr_tables += len(table)
     if nr_tables > MAX_TABLES:
         why = f"its pages need {nr_tables} page tables, and vmviz keeps at most {MAX_TABLES}"
@@ -162,17 +163,21 @@ def sort_pages(image: ProcessImage) -> SortedPages:
     )
 
 
-def _frames_of(number: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+def frames_of(number: Ints) -> tuple[Ints, Ints, Ints, Ints]:
     """The distinct numbers, ascending, with the row that shows each first, each row's ordinal among them, and their
-    counts.  Numbers of our own ascend with the rows, which takes no sorting to see.
+    counts: `np.unique`, at a fraction of its time.  Numbers of our own ascend with the rows, and need no sorting.
     """
+    n = len(number)
     if rising(number):
-        ordinals = np.arange(len(number))
-        return number, ordinals, ordinals, np.ones(len(number), np.int64)
-    frames, first, of_row, seen = np.unique(
-        number, return_index=True, return_inverse=True, return_counts=True
-    )
-    return frames, first, of_row.reshape(-1), seen
+        ordinals = np.arange(n)
+        return number, ordinals, ordinals, np.ones(n, np.int64)
+    order = np.argsort(number)
+    ascending = number[order]
+    start = starts_of_runs(ascending)
+    of_row = np.empty(n, np.int64)
+    seen = np.diff(start, append=n)
+    of_row[order] = np.repeat(np.arange(len(start)), seen)
+    return ascending[start], np.minimum.reduceat(order, start), of_row, seen
 
 
 def _infer_zero(image: ProcessImage, vma: Ints, present: Mask, warnings: list[str]) -> Mask:
@@ -220,12 +225,15 @@ def _number(image: ProcessImage, counted: Mask, zero: Mask, warnings: list[str])
     return number, bool(counted.any())
 
 
-def _distinct(ascending: U64) -> U64:
-    """The distinct values of a sorted column."""
-    keep = np.ones(len(ascending), bool)
-    keep[1:] = ascending[1:] != ascending[:-1]
-    distinct: U64 = ascending[keep]
-    return distinct
+def starts_of_runs(column: NDArray[Any]) -> Ints:
+    """Where values begin that differ from the one before.
+
+    >>> starts_of_runs(np.array([4, 4, 7, 9, 9])).tolist()
+    [0, 2, 3]
+    """
+    keep = np.ones(len(column), bool)
+    np.not_equal(column[1:], column[:-1], out=keep[1:])
+    return np.flatnonzero(keep)
 
 
 def entry_bits(image: ProcessImage, pages: SortedPages, vmas: VmaColumns) -> U64:
@@ -293,7 +301,7 @@ def pour_entries(image: ProcessImage, entries: U64, mm: Mm) -> None:
     if not len(vpn):
         return
     table = vpn >> np.uint64(9)
-    first = np.concatenate((np.zeros(1, np.int64), np.flatnonzero(table[1:] != table[:-1]) + 1))
+    first = starts_of_runs(table)
     bases = [arena.ensure(mm.pgd, va, mm.counters) for va in (table[first] << np.uint64(21)).tolist()]
     slots = np.repeat(np.array(bases, np.int64), np.diff(first, append=len(vpn)))
     slots += (vpn & np.uint64(511)).view(np.int64)

@@ -17,7 +17,7 @@ from vmviz.kernel.mm.mm_types import File, Inode, System
 from vmviz.kernel.mm.vma import Vma
 from vmviz.kernel.mm.vma_columns import VmaColumns
 from vmviz.live.image import U64, ProcessImage
-from vmviz.live.pour import Ints, SortedPages
+from vmviz.live.pour import Ints, SortedPages, starts_of_runs
 from vmviz.live.vm_ops import FILE_OPS, SHMEM_OPS, operations_of
 
 _FEW = 64
@@ -79,7 +79,8 @@ def kinds_of_rows(*columns: U64) -> tuple[Ints, Ints]:
 
 def _ordinals(column: NDArray[Any]) -> tuple[int, Ints]:
     """How many distinct values there are, and the ordinal of each row's among them."""
-    distinct = np.unique(column)
+    ascending = np.sort(column)
+    distinct = ascending[starts_of_runs(ascending)]
     if len(distinct) > _FEW:
         distinct, ordinals = np.unique(column, return_inverse=True)
         return len(distinct), ordinals.reshape(-1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.live.synthetic import PRESENT, FakeProc, FakeVma
 from vmviz.live import LiveError, read_process, smaps
 from vmviz.live.frames import PFN_GAP, frame_runs
-from vmviz.live.image import VmaRecord, VmaTable, inside_mask
+from vmviz.live.image import VmaRecord, VmaTable, inside_mask, pages_inside
 from vmviz.live.maps import parse_maps
 from vmviz.live.pour import frames_of
 from vmviz.live.pour_vmas import kinds_of_rows
@@ -189,6 +189,7 @@ def test_pages_inside_vmas_are_those_that_a_search_for_each_finds(
     vpn = np.array(sorted(pages), np.uint64)
     wanted = [any(v.start <= page << 12 < v.end and not v.is_pfnmap for v in vmas) for page in sorted(pages)]
     assert inside_mask(vpn, VmaTable.of(vmas), 4096).tolist() == wanted
+    assert pages_inside(vpn, VmaTable.of(vmas), 4096) == sum(wanted)
 
 
 @given(

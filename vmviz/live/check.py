@@ -11,11 +11,14 @@ import numpy as np
 from vmviz.kernel.value import Value
 from vmviz.live.image import (
     PM_PFRAME,
+    PM_PRESENT,
+    PM_SWAP,
     VM_PFNMAP,
     ProcessImage,
     TextColumn,
     VmaTable,
     inside_mask,
+    pages_inside,
 )
 
 ADDRESS_LIMIT = 1 << 57  # one past the largest user address of any supported mode, rounded up
@@ -94,8 +97,8 @@ def _vma_ranges(vmas: VmaTable, page_size: int) -> Iterator[Problem]:
         return
     mask = np.uint64(page_size - 1)
     for name, values in (("start", vmas.start), ("end", vmas.end)):
-        bad = np.flatnonzero(values & mask)
-        if len(bad):
+        if np.bitwise_or.reduce(values) & mask:
+            bad = np.flatnonzero(values & mask)
             yield Problem(f"vma.{name}", f"VMA {bad[0]}: {int(values[bad[0]]):#x} is not aligned to a page")
     bad = np.flatnonzero(vmas.start >= vmas.end)
     if len(bad):
@@ -118,7 +121,7 @@ def _vma_ranges(vmas: VmaTable, page_size: int) -> Iterator[Problem]:
         ],
         dtype=np.uint64,
     )
-    bad = np.flatnonzero((vmas.vm_flags & np.uint64(0x87)) != told[vmas.perms.ids.astype(np.int64)])
+    bad = np.flatnonzero((vmas.vm_flags & np.uint64(0x87)) != told[vmas.perms.ids.view(np.int64)])
     if len(bad):
         row = int(bad[0])
         yield Problem(
@@ -131,13 +134,13 @@ def _pages(image: ProcessImage) -> Iterator[Problem]:
     if (pages.vpn[1:] <= pages.vpn[:-1]).any():
         yield Problem("page.vpn", "the pages are not in strictly ascending order")
         return
-    outside = np.flatnonzero(~inside_mask(pages.vpn, image.vmas, image.page_size))
-    if len(outside):
-        vpn = int(pages.vpn[outside[0]])
+    if pages_inside(pages.vpn, image.vmas, image.page_size) != len(pages):
+        vpn = int(pages.vpn[np.argmin(inside_mask(pages.vpn, image.vmas, image.page_size))])
         yield Problem("page.vpn", f"page {vpn:#x} lies in no VMA, or in one with VM_PFNMAP")
-    if not (pages.present | pages.swapped).all():
+    if not (pages.entry & np.uint64(PM_PRESENT | PM_SWAP)).all():
         yield Problem("page.entry", "an entry is neither present nor swapped")
-    told = np.where(pages.present, pages.entry & np.uint64(PM_PFRAME), np.uint64(0))
+    told = pages.entry & np.uint64(PM_PFRAME)
+    told *= pages.present
     if not np.array_equal(told, pages.pfn):
         yield Problem("page.pfn", "a PFN is not the one of its entry")
     if not image.pfns_visible and pages.pfn.any():

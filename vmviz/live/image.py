@@ -311,19 +311,34 @@ class ProcessImage(_Columns):
         return self.pages.rows(vma.start, vma.end, self.page_size)
 
 
+def pages_inside(vpn: U64, vmas: VmaTable, page_size: int) -> int:
+    """Return how many pages lie inside VMAs that are not VM_PFNMAP, if these are in order and do not overlap."""
+    low, high = _borders(vpn, vmas, page_size)
+    return int((high - low).sum())
+
+
 def inside_mask(vpn: U64, vmas: VmaTable, page_size: int) -> NDArray[np.bool_]:
     """Return which pages lie inside a VMA that is not VM_PFNMAP."""
-    if not len(vmas):
-        return np.zeros(len(vpn), dtype=bool)
-    size = np.uint64(page_size)
-    # Few VMAs meet many sorted pages: find each border among the pages instead of each page among the VMAs.
-    low = np.searchsorted(vpn, vmas.start // size)
-    high = np.append(low[1:], len(vpn))  # where the next VMA adjoins; the others are searched for
-    apart = np.flatnonzero(np.append(vmas.start[1:] != vmas.end[:-1], True))
-    high[apart] = np.searchsorted(vpn, vmas.end[apart] // size)
-    plain = (vmas.vm_flags & np.uint64(VM_PFNMAP)) == 0
     steps = np.zeros(len(vpn) + 1, dtype=np.int64)
-    np.add.at(steps, low[plain], 1)
-    np.add.at(steps, high[plain], -1)
+    low, high = _borders(vpn, vmas, page_size)
+    np.add.at(steps, low, 1)
+    np.add.at(steps, high, -1)
     mask: NDArray[np.bool_] = np.cumsum(steps[:-1]) > 0
     return mask
+
+
+def _borders(vpn: U64, vmas: VmaTable, page_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the VMAs that are not VM_PFNMAP begin and end among the pages, which are in order."""
+    size = np.uint64(page_size)
+    start, end = vmas.start, vmas.end
+    if np.bitwise_or.reduce(vmas.vm_flags) & np.uint64(VM_PFNMAP):
+        plain = (vmas.vm_flags & np.uint64(VM_PFNMAP)) == 0
+        start, end = start[plain], end[plain]
+    if not len(start):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    # Few VMAs meet many sorted pages: find each border among the pages instead of each page among the VMAs.
+    low = np.searchsorted(vpn, start // size)
+    high = np.append(low[1:], len(vpn))  # where the next VMA adjoins; the others are searched for
+    apart = np.flatnonzero(np.append(start[1:] != end[:-1], True))
+    high[apart] = np.searchsorted(vpn, end[apart] // size)
+    return low, high

@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from vmviz.live.image import U64, VM_PFNMAP, VmaTable, inside_mask
+from vmviz.live.image import U64, VM_PFNMAP, VmaTable, inside_mask, pages_inside
 from vmviz.live.procfs import GoneError, ProcFs
 
 CHUNK_PAGES = 1 << 18  # 2 MiB of pagemap, 1 GiB of address space with 4 KiB pages
@@ -96,22 +96,11 @@ def plan_runs(vmas: VmaTable, page_size: int, dense_pages: int) -> list[tuple[in
     return list(zip(low[heads].tolist(), high[tails].tolist(), own.tolist(), strict=True))
 
 
-def _readable(vmas: VmaTable, page_size: int) -> tuple[U64, U64]:
-    """Where the VMAs begin and end that are not VM_PFNMAP, in pages."""
-    size = np.uint64(page_size)
-    plain = (vmas.vm_flags & np.uint64(VM_PFNMAP)) == 0
-    return vmas.start[plain] // size, vmas.end[plain] // size
-
-
-def _held(vpn: U64, vmas: VmaTable, page_size: int) -> int:
-    """How many of the pages lie in readable VMAs, if these are disjoint and in order."""
-    start, end = _readable(vmas, page_size)
-    return int((np.searchsorted(vpn, end) - np.searchsorted(vpn, start)).sum())
-
-
 def _disjoint(vmas: VmaTable, page_size: int) -> bool:
     """Whether the readable VMAs are in order and do not overlap; they may where they changed while read."""
-    start, end = _readable(vmas, page_size)
+    size = np.uint64(page_size)
+    plain = (vmas.vm_flags & np.uint64(VM_PFNMAP)) == 0
+    start, end = vmas.start[plain] // size, vmas.end[plain] // size
     return not ((end < start).any() or (start[1:] < end[:-1]).any())
 
 
@@ -175,7 +164,7 @@ class PagemapReader:
             else:
                 self._joinable = None
                 self.read_large(first, end, None if resident is None else int(resident[row]))
-        self._held += _held(self._rows[0, kept : self._kept], vmas, self.page_size)
+        self._held += pages_inside(self._rows[0, kept : self._kept], vmas, self.page_size)
 
     def result(self, vmas: VmaTable) -> PagemapResult:
         """What was found in ``vmas``, which are all that were given."""

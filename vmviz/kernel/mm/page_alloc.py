@@ -90,7 +90,8 @@ class Buddy:
         self.start = self.next = self.end = self._stop = 0
         self._taken = -1  # the block that `take` has named for one frame, while nothing has changed
         self._zone_order = 0, 0  # where that is
-        self.refresh(np.arange(chunks))
+        if not states.all():  # there are free frames
+            self.refresh(np.arange(chunks))
 
     def _zone(self, pfn: int) -> int:
         for i, z in enumerate(self.zones):

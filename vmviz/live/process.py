@@ -97,7 +97,8 @@ def _read_at_rest(proc: ProcFs, taken: str | None, limits: Limits) -> ProcessIma
     scratch = Scratch()
     identity = _stat_fields(proc.read_optional("stat"))
     attempt: _Attempt | None = None
-    for _ in range(max(1, limits.attempts)):
+    tries = max(1, limits.attempts)
+    for n in range(1, 2 * tries + 1):  # the second half only for want of a pass that is in order
         attempt = None  # frees its buffers first, so that reading oneself comes to rest
         try:
             attempt = _read_once(proc, limits, scratch)
@@ -106,7 +107,7 @@ def _read_at_rest(proc: ProcFs, taken: str | None, limits: Limits) -> ProcessIma
             continue
         except OSError as error:
             raise _explain(proc, error) from error
-        if attempt.at_rest and attempt.in_order:
+        if attempt.in_order and (attempt.at_rest or n >= tries):
             break
     _check_alive(proc, identity)
     if attempt is None or not attempt.in_order:

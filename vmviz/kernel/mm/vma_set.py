@@ -194,7 +194,8 @@ class VmaSet(VmaChunks):
 
     def _find_from(self, first: int, addr: int) -> Vma | None:
         """`find`, when all chunks below ``first`` end at ``addr`` at most."""
-        for c in range(first, len(self._low)):
+        # Where most chunks are wide, the guide may lead to one far below.
+        for c in range(max(first, bisect_right(self._low, addr) - 1), len(self._low)):
             if self._ends[c][-1] > addr:
                 return self._vmas[c][bisect_right(self._ends[c], addr)]
         return None

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from vmviz.live import LiveError, read_process, read_snapshot, write_snapshot
+from vmviz.live import Limits, LiveError, procfs, read_process, read_snapshot, write_snapshot
+from vmviz.live.check import problems
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
@@ -116,6 +117,22 @@ def test_a_reservation_of_many_terabytes_with_a_few_pages():
         rows = image.pages.rows(start, start + size, PAGE)
         assert image.pages.vpn[rows].tolist() == [middle // PAGE]
         assert not any(low < start + size and start < high for low, high in image.unknown_ranges)
+
+
+@pytest.mark.parametrize(("step", "regions"), [(5, 2048), (7, 600), (8, 1024), (20, 1536), (20, 64)])
+def test_ranges_that_the_kernel_tells_twice_are_read_once(step, regions, monkeypatch):
+    """In all but the last case Linux 6.18 says that it came less far than the ranges that it has told."""
+    monkeypatch.setattr(procfs, "SCAN_REGIONS", regions)
+    size = 64 << 20
+    with raw_mapping(size, PROT_READ | PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as (libc, start):
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_NOHUGEPAGE)
+        touched = range(0, size // PAGE, step)
+        for page in touched:
+            ctypes.memset(start + page * PAGE, 1, 1)
+        image = read_process("self", limits=Limits(dense_pages=64))
+        assert list(problems(image)) == []
+        found = image.pages.vpn[image.pages.rows(start, start + size, PAGE)]
+        assert (found - start // PAGE).tolist() == list(touched)
 
 
 def test_every_file_is_opened_for_reading_only(monkeypatch):

@@ -173,9 +173,6 @@ class PagemapReader:
             # A VMA came up in a joined hole meanwhile; the comparison of maps will say so.
             inside = inside_mask(vpn, vmas, self.page_size)
             vpn, entry = vpn[inside], entry[inside]
-        if not (vpn[1:] > vpn[:-1]).all():  # a page that was come by twice, as where a VMA grew meanwhile
-            vpn, once = np.unique(vpn, return_index=True)
-            entry = entry[once]
         return PagemapResult(vpn, entry, tuple(self.unread), tuple(self.warnings()))
 
     def read(self, first: int, end: int) -> None:

@@ -134,7 +134,8 @@ class ProcFs:
         """Ask PAGEMAP_SCAN for populated byte ranges from ``start`` on; return (ranges, where it came to).
 
         Returns None when the kernel has no PAGEMAP_SCAN.  The ioctl asks for categories only (flags 0): it
-        changes nothing in the process.
+        changes nothing in the process.  When there are more ranges than it has room for, the kernel may say that
+        it came to a page table whose ranges, or some of them, it has told already (seen with 6.18).
         """
         import fcntl  # noqa: PLC0415 - not on every system; only live reading comes here
 
@@ -158,4 +159,4 @@ class ProcFs:
                 found[-1] = (found[-1][0], high)
             else:
                 found.append((low, high))
-        return found, walked
+        return found, max(walked, found[-1][1] if found else 0)

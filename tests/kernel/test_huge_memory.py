@@ -300,6 +300,7 @@ class HugeStates(RuleBasedStateMachine):
         area(self.m)
         self.model: dict[int, dict[int, int]] = {self.m.pid: dict.fromkeys(range(2048), 0)}
         self.ro: dict[int, set[int]] = {self.m.pid: set()}
+        self.freed: set[int] = set()  # pages that MADV_FREE has ever been said of: MADV_PAGEOUT may drop them
         self.start_digest, self.start_at = self.m.digest(), self.m.position
 
     ranges = st.tuples(
@@ -371,6 +372,7 @@ class HugeStates(RuleBasedStateMachine):
         if not all(p in model for p in pages):
             return
         errno = ""
+        before = self._entries(pages)
         try:
             self.m.madvise(B + pages.start * PAGE, len(pages) * PAGE, advice)
         except KernelError as error:
@@ -384,6 +386,19 @@ class HugeStates(RuleBasedStateMachine):
             return
         if advice == F.MADV_DONTNEED:
             model.update(dict.fromkeys(pages, 0))
+        if advice == F.MADV_FREE:  # what is in swap goes at once
+            model.update((page, 0) for page, entry in before.items() if entry and not entry & 0x101)
+            self.freed.update(pages)
+        if advice == F.MADV_PAGEOUT:
+            after = self._entries(pages)
+            model.update(
+                (page, 0) for page in self.freed.intersection(pages) if before[page] and not after[page]
+            )
+
+    def _entries(self, pages: range) -> dict[int, int]:
+        """The entries of pages; a huge leaf is the entry of all of its pages."""
+        arena, pgd = self.m.arena, self.m.mm.pgd
+        return {page: arena.entry_at(pgd, B + page * PAGE) for page in pages}
 
     @rule(r=ranges, lock=st.booleans())
     def mlock(self, r: tuple[int, int], lock: bool) -> None:

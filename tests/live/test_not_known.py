@@ -175,3 +175,15 @@ def test_a_snapshot_says_which_right_is_missing(tmp_path, monkeypatch):
     done = CliRunner().invoke(main, ["snapshot", "77", "-o", str(tmp_path / "a.vmsnap")])
     assert done.stderr == f"vmviz: missing right: {RIGHT}\n"
     assert "3 VMAs, 4 pages" in done.stdout
+
+
+@pytest.mark.parametrize("pfn", [1 << 24, 0x2000005, MAX_PFN - 5])
+def test_frames_above_64_gib_keep_their_numbers(pfn):
+    """A real machine may have more RAM than a simulated one can be asked for."""
+    m = load_image(picture(visible=True, first=pfn - 9))
+    assert (m.frames.own_pfns, m.frames.nr_frames > pfn, m.mm.rss) == (range(0), True, 4)
+    entry = m.arena.entry_at(m.mm.pgd, BASE + PAGE)
+    m.madvise(BASE, 2 * PAGE, 4)
+    assert (m.mm.rss, m.arena.entry_at(m.mm.pgd, BASE + PAGE)) == (2, 0)
+    m.journal.seek((0, 0))
+    assert (m.mm.rss, m.arena.entry_at(m.mm.pgd, BASE + PAGE)) == (4, entry)

@@ -92,8 +92,9 @@ class ImportedMachine(Machine):
         pages = sort_pages(image)
         self.image = image
         comm = plain_text(image.name)
-        self.config = attrs.evolve(config or Config(), ram=pages.nr_frames << 12, vdso=False, comm=comm)
-        self.config.validate()
+        dials = config or Config()
+        dials.validate()  # the RAM is not among them: the real machine may have more than one can ask for
+        self.config = attrs.evolve(dials, ram=pages.nr_frames << 12, vdso=False, comm=comm)
         self.journal = Journal()
         self.journal.enabled = False  # what is loaded is the base: there is nothing to take back
         self._build(pages.nr_frames, pages.zones, OTHER)

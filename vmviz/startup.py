@@ -34,7 +34,7 @@ def keep_freed_memory() -> bool:
 def import_asyncio_without_tls() -> None:
     """Import asyncio as where Python has no ssl: the app speaks to a terminal, and OpenSSL takes 4 ms of its start.
 
-    Whoever imports ssl afterwards gets it.
+    Whoever imports ssl afterwards gets it; asyncio goes on without.
     """
     if "asyncio" in sys.modules or "ssl" in sys.modules:
         return

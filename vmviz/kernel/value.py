@@ -1,6 +1,6 @@
 """A base for value classes: comparing, hashing and printing written once, by the fields that attrs knows.
 
-What attrs writes for a class is compiled each time the program starts, which for some sixty classes is a good
+What attrs writes for a class is compiled each time the program starts, which for dozens of classes is a good
 part of a short run.  A class that is compared all the time had better have its own methods.
 """
 

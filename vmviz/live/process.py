@@ -68,14 +68,15 @@ def read_process(
     process that changes is read again, ``limits.attempts`` times in all.  A pass that finds the three alike is
     taken without a warning, whatever earlier passes met: its VMAs were there when it began and when it ended
     (what came and went in between, entries included, no comparison can find).  When no pass is so, the last
-    one is taken and says so in ``warnings``.  Page flags and counts are read after the entries: a frame that
-    changes hands in between shows its later owner's flags.  ``taken`` is kept in the image as it is.
+    one is taken and says so in ``warnings``; where a VMA was seen twice in it, up to as many passes again are
+    made.  Page flags and counts are read after the entries: a frame that changes hands in between shows its later
+    owner's flags.  ``taken`` is kept in the image as it is.
 
     A second thread begins with smaps while maps is read, and the entries of VMAs follow as soon as their part of
     smaps is there.  All that is told of a VMA is still read after it was seen first and before it was seen last.
 
     Raises `LiveError` when there is no /proc, no such process, no right to read it, no address space (a
-    kernel thread, a zombie), or when it exits meanwhile.
+    kernel thread, a zombie), when it exits meanwhile, or when a VMA is seen twice in every pass.
 
     >>> read_process(-1)
     Traceback (most recent call last):
